@@ -1,0 +1,130 @@
+"""Endpoint configurations, endpoints and the fleets behind them.
+
+An endpoint's record holds both the will (``update``, desired weights and counts) and what control
+has made true so far (``fleets``, ``active_fleet``, current weights and counts), so that one
+compare-and-set moves it from one legal state to the next and a crash resumes from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from understudy.core.models import Container
+
+
+class EndpointStatus(StrEnum):
+    """As botocore spells them."""
+
+    OUT_OF_SERVICE = "OutOfService"
+    CREATING = "Creating"
+    UPDATING = "Updating"
+    SYSTEM_UPDATING = "SystemUpdating"
+    ROLLING_BACK = "RollingBack"
+    IN_SERVICE = "InService"
+    DELETING = "Deleting"
+    FAILED = "Failed"
+    UPDATE_ROLLBACK_FAILED = "UpdateRollbackFailed"
+
+
+@dataclass(frozen=True)
+class EndpointConfig:
+    """A CreateEndpointConfig request that was accepted, defaults filled in (weight 1.0)."""
+
+    KIND: ClassVar[str] = "endpoint-config"
+    name: str
+    arn: str
+    request: dict[str, Any]
+    created_at_s: float
+    modified_at_s: float
+
+
+@dataclass(frozen=True)
+class FleetVariant:
+    """One variant of one fleet: what it runs, its weights and its counts.
+
+    Holds copies of the model's containers: deleting the Model or EndpointConfig must not
+    touch a serving endpoint (as on AWS).
+
+    Attributes:
+        containers: In serial order; more than one is a pipeline.
+        direct: InferenceExecutionConfig.Mode is Direct: the caller picks one container.
+        desired_weight: Any non-negative float; share = weight / sum.
+        current_weight: What every router has acknowledged.
+        desired_count: Instances wanted; ``current_count`` of them serve.
+        startup_timeout_s: ContainerStartupHealthCheckTimeoutInSeconds.
+        download_timeout_s: ModelDataDownloadTimeoutInSeconds.
+        shadow: It gets copies and answers nobody.
+    """
+
+    name: str
+    model_name: str
+    containers: tuple[Container, ...]
+    instance_type: str = "ml.m5.large"
+    direct: bool = False
+    desired_weight: float = 1.0
+    current_weight: float = 1.0
+    desired_count: int = 1
+    current_count: int = 0
+    startup_timeout_s: int = 240
+    download_timeout_s: int = 3600
+    shadow: bool = False
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """All instances of one EndpointConfig under one endpoint: blue or green in an update.
+
+    Attributes:
+        fleet_id: ``f1``, ``f2``, ... unique within the endpoint, for ever.
+    """
+
+    fleet_id: str
+    config_name: str
+    variants: tuple[FleetVariant, ...]
+
+
+@dataclass(frozen=True)
+class PendingUpdate:
+    """An operation that control is carrying out; None of them left behind is the steady state.
+
+    Attributes:
+        kind: ``create``, ``update``, ``weights`` or ``delete``.
+        fleet: The fleet to bring up (``create``, ``update``).
+        requested_at_s: Wall time of the request.
+        deployment_config: UpdateEndpoint's or CreateEndpoint's DeploymentConfig, by wire names.
+    """
+
+    kind: str
+    requested_at_s: float
+    fleet: Fleet | None = None
+    deployment_config: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One endpoint.
+
+    Attributes:
+        config_name: The EndpointConfig that Describe names: the one that serves.
+        fleet: The fleet that serves, or None before the first is up and after a failed create.
+        retiring: Fleets that get no new requests and are stopped once drained.
+        update: The operation under way.
+        next_fleet: Number of the next fleet.
+        deployment_config: LastDeploymentConfig, by wire names.
+    """
+
+    KIND: ClassVar[str] = "endpoint"
+    name: str
+    arn: str
+    config_name: str
+    status: EndpointStatus
+    created_at_s: float
+    modified_at_s: float
+    failure_reason: str | None = None
+    fleet: Fleet | None = None
+    retiring: tuple[Fleet, ...] = ()
+    update: PendingUpdate | None = None
+    next_fleet: int = 1
+    deployment_config: dict[str, Any] | None = None

@@ -1,0 +1,98 @@
+"""The routing table and the choices made from it.
+
+Owns :class:`RoutingTable`, immutable and replaced whole, and :func:`choose_variant`.
+Refuses tables without a positive weight per serving endpoint only where a choice is asked of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from understudy.core.errors import ValidationError
+
+
+@dataclass(frozen=True)
+class InstanceRoute:
+    """One instance a request can go to.
+
+    Attributes:
+        instance_id: Unique for ever: ``ENDPOINT/VARIANT/FLEET/NUMBER-INCARNATION``.
+        address: Unix socket path relative to the run directory (``w/ab12.sock``) or ``host:port``.
+    """
+
+    instance_id: str
+    address: str
+
+
+@dataclass(frozen=True)
+class VariantRoute:
+    """One variant of an endpoint as routers see it.
+
+    Attributes:
+        weight: Non-negative; 0.0 gets exactly none.
+        config_name: For the EndpointConfigName dimension.
+        timeout_s: How long the model may take (60 as on AWS).
+    """
+
+    name: str
+    weight: float
+    config_name: str
+    instances: tuple[InstanceRoute, ...] = ()
+    timeout_s: float = 60.0
+    containers: tuple[str, ...] = ("primary",)
+
+
+@dataclass(frozen=True)
+class EndpointRoute:
+    """One endpoint as routers see it."""
+
+    name: str
+    variants: tuple[VariantRoute, ...]
+
+
+@dataclass(frozen=True)
+class RoutingTable:
+    """All routes; a newer table has a larger version."""
+
+    version: int = 0
+    endpoints: dict[str, EndpointRoute] = field(default_factory=dict)
+
+
+def choose_variant(route: EndpointRoute, draw: float, target_variant: str | None = None) -> VariantRoute:
+    """Pick the production variant that answers one request.
+
+    A target wins over weights, also at weight 0.0; otherwise variant *i* is chosen with
+    probability ``weights[i] / sum(weights)``.  A weight of 0.0 is a weight.
+
+    Args:
+        route: The endpoint's variants; at least one weight is > 0 unless a target is given.
+        draw: Uniform in [0, 1), drawn by the caller.
+        target_variant: ``X-Amzn-SageMaker-Target-Variant``, if sent.
+    Raises:
+        ValidationError: the target is no variant, or no weight is positive.
+
+    >>> blue, green = VariantRoute("blue", 3.0, "c"), VariantRoute("green", 1.0, "c")
+    >>> route = EndpointRoute("e", (blue, green))
+    >>> choose_variant(route, 0.74).name, choose_variant(route, 0.76).name
+    ('blue', 'green')
+    """
+    if target_variant is not None:
+        for variant in route.variants:
+            if variant.name == target_variant:
+                return variant
+        raise ValidationError(f"Variant {target_variant} not found for Endpoint {route.name}.")
+    total = sum(variant.weight for variant in route.variants)
+    if not total > 0.0:
+        raise ValidationError(
+            f"Endpoint {route.name} has no variant with a weight above 0: set TargetVariant."
+        )
+    point = draw * total
+    last = None
+    for variant in route.variants:
+        if variant.weight > 0.0:
+            last = variant
+            if point < variant.weight:
+                return variant
+            point -= variant.weight
+    assert last is not None  # total > 0: some weight was positive
+    return last
