@@ -1,0 +1,152 @@
+"""``GET /healthz``, ``GET /metrics`` and ``GET /understudy/v1/status``.
+
+Health and metrics are open to whoever reaches the port, as scrapers expect; status names models and
+endpoints and wants the same signature as the API.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from understudy import __version__
+from understudy.console.prometheus import UnderstudyCollector, render
+from understudy.core.endpoints import Endpoint, EndpointStatus
+from understudy.core.errors import ApiError
+from understudy.core.ports import InstanceStatus, Query, Records, Runtime
+
+Authenticate = Callable[[Request], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class HealthFace:
+    """The three pages.
+
+    Attributes:
+        routers: Returns (number, pid) of connected routers.
+        authenticate: Raises ApiError for a request without a good signature.
+    """
+
+    records: Records
+    runtime: Runtime
+    collector: UnderstudyCollector
+    routers: Callable[[], list[tuple[int, int]]]
+    authenticate: Authenticate
+
+    def routes(self) -> list[Route]:
+        """Return the Starlette routes."""
+        return [
+            Route("/healthz", self.healthz, methods=["GET"]),
+            Route("/metrics", self.metrics, methods=["GET"]),
+            Route("/understudy/v1/status", self.status, methods=["GET"]),
+        ]
+
+    async def healthz(self, _: Request) -> Response:
+        """200 while the server can take requests, with what an operator looks at first."""
+        return _json(await run_in_threadpool(self._health))
+
+    def _health(self) -> dict[str, Any]:
+        endpoints = [stored.value for stored in self.records.find(Endpoint, Query())]
+        return {
+            "status": "ok",
+            "version": __version__,
+            "routers": len(self.routers()),
+            "endpoints": {
+                status.value: count
+                for status in EndpointStatus
+                if (count := sum(endpoint.status is status for endpoint in endpoints))
+            },
+        }
+
+    async def metrics(self, _: Request) -> Response:
+        """Prometheus text."""
+        body = await run_in_threadpool(render, self.collector)
+        return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def status(self, request: Request) -> Response:
+        """Processes, endpoints, variants, shares, instances."""
+        try:
+            await self.authenticate(request)
+        except ApiError as error:
+            return _json({"__type": error.code, "message": error.message}, status=error.status)
+        return _json(await run_in_threadpool(self._status))
+
+    def _status(self) -> dict[str, Any]:
+        states = list(self.runtime.observe())
+        processes = [
+            {"role": "supervisor", "pid": os.getppid(), "name": "understudy serve"},
+            {"role": "controller", "pid": os.getpid(), "name": "understudy controller"},
+        ]
+        processes += [
+            {"role": "router", "pid": pid, "name": f"understudy router {number}"}
+            for number, pid in self.routers()
+        ]
+        for state in states:
+            endpoint_name, variant_name, _, rest = state.instance_id.split("/")
+            if state.pid is not None:
+                name = f"understudy worker {endpoint_name}/{variant_name}/{rest.split('-')[0]}"
+                processes.append({"role": "worker", "pid": state.pid, "name": name})
+        endpoints = []
+        for stored in self.records.find(Endpoint, Query()):
+            endpoint = stored.value
+            fleet = endpoint.fleet or (endpoint.update.fleet if endpoint.update is not None else None)
+            variants = fleet.variants if fleet is not None else ()
+            total = sum(variant.current_weight for variant in variants)
+            of_fleet = [
+                state
+                for state in states
+                if fleet is not None
+                and state.instance_id.startswith(f"{endpoint.name}/")
+                and state.instance_id.split("/")[2] == fleet.fleet_id
+            ]
+            endpoints.append(
+                {
+                    "name": endpoint.name,
+                    "status": endpoint.status.value,
+                    "config_name": endpoint.config_name,
+                    "failure_reason": endpoint.failure_reason,
+                    "variants": [
+                        {
+                            "name": variant.name,
+                            "model_name": variant.model_name,
+                            "instance_type": variant.instance_type,
+                            "weight": variant.current_weight,
+                            "desired_weight": variant.desired_weight,
+                            "share": variant.current_weight / total if total > 0.0 else 0.0,
+                            "instances": sum(
+                                state.status is InstanceStatus.READY
+                                for state in of_fleet
+                                if state.instance_id.split("/")[1] == variant.name
+                            ),
+                            "desired_instances": variant.desired_count,
+                            "images": [
+                                {"specified": image[0], "resolved": image[1]} for image in variant.images
+                            ],
+                            "detail": [
+                                {
+                                    "instance": state.instance_id,
+                                    "status": state.status.value,
+                                    "detail": state.detail,
+                                    "reason": state.reason,
+                                }
+                                for state in of_fleet
+                                if state.instance_id.split("/")[1] == variant.name
+                            ],
+                        }
+                        for variant in variants
+                    ],
+                }
+            )
+        return {"processes": processes, "endpoints": endpoints}
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status_code=status, media_type="application/json")

@@ -1,0 +1,346 @@
+"""The endpoint loop: makes the world be what the endpoint records say.
+
+Per endpoint and round: observe (record, instances, routers), ask :func:`core.rollouts.decide`, act,
+record; until there is nothing to do now.  Owns no decision of its own.  Main method:
+:meth:`EndpointLoop.tick`, called by :class:`control.loop.Loop` on every nudge and a few times a second.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+
+from understudy.control.publisher import Publisher
+from understudy.core.endpoints import Endpoint, EndpointStatus, FleetVariant
+from understudy.core.errors import Conflict
+from understudy.core.instance_types import instance_type_of
+from understudy.core.models import Tags
+from understudy.core.names import Place
+from understudy.core.ports import (
+    Clock,
+    Delete,
+    Entropy,
+    Event,
+    InstanceSpec,
+    InstanceState,
+    InstanceStatus,
+    Put,
+    Query,
+    Records,
+    Runtime,
+    Stored,
+)
+from understudy.core.rollouts import (
+    InstanceView,
+    RemoveEndpoint,
+    RolloutAction,
+    RolloutSnapshot,
+    SaveEndpoint,
+    Slot,
+    StartInstance,
+    StopInstance,
+    decide,
+    route_of,
+)
+from understudy.core.routing import EndpointRoute
+
+log = logging.getLogger(__name__)
+
+MAX_ACTIONS_PER_ROUND = 200  # one endpoint must not keep the others waiting
+STOP_GRACE_S = 30.0  # AWS: SIGTERM, then SIGKILL 30 s later
+FIRST_RESTART_DELAY_S = 0.5
+LONGEST_RESTART_DELAY_S = 60.0
+STEADY_AFTER_S = 60.0  # an instance that served so long starts its back-off anew
+
+
+@dataclass
+class _Backoff:
+    """How often a slot's instance failed lately, and when it may start again."""
+
+    failures: int = 0
+    restart_at_s: float = 0.0
+    failed_at_s: float = 0.0
+
+
+@dataclass
+class _Watched:
+    """What the loop remembers of one endpoint between rounds; all of it can be lost."""
+
+    stored: Stored[Endpoint]
+    backoff: dict[Slot, _Backoff] = field(default_factory=dict)
+    cold: bool = False
+
+
+class EndpointLoop:
+    """Carries out what UpdateEndpoint and its kin asked for, and replaces what dies."""
+
+    def __init__(
+        self,
+        records: Records,
+        runtime: Runtime,
+        publisher: Publisher,
+        clock: Clock,
+        entropy: Entropy,
+        place: Place,
+    ) -> None:
+        self._records = records
+        self._runtime = runtime
+        self._publisher = publisher
+        self._clock = clock
+        self._entropy = entropy
+        self._place = place
+        self._watched: dict[str, _Watched] = {}
+        self._stopping: set[str] = set()
+        self._routes: dict[str, EndpointRoute] = {}
+        self._orphans_checked = False
+
+    def tick(self, *, reread: bool) -> bool:
+        """Do one round.
+
+        Args:
+            reread: The store may have changed since the last round.
+
+        Returns:
+            Whether anything was done, so that another round soon is worth while.
+        """
+        if reread or not self._orphans_checked:
+            self._read_records()
+        states = self._observe()
+        acted = self._stop_orphans(states)
+        self._publish(states)
+        for name in list(self._watched):
+            acted = self._settle(name, states.get(name, [])) or acted
+        if acted:
+            self._publish(self._observe())
+        return acted
+
+    # --- observe ------------------------------------------------------------------------------------
+
+    def _read_records(self) -> None:
+        first = not self._orphans_checked
+        found = {stored.value.name: stored for stored in self._records.find(Endpoint, Query())}
+        alive = {state.instance_id.split("/")[0] for state in self._runtime.observe()} if first else set()
+        for name in set(self._watched) - set(found):
+            del self._watched[name]
+        for name, stored in found.items():
+            if name in self._watched:
+                self._watched[name].stored = stored
+            else:
+                self._watched[name] = _Watched(stored, cold=first and name not in alive)
+
+    def _observe(self) -> dict[str, list[InstanceState]]:
+        states: dict[str, list[InstanceState]] = {}
+        known = set()
+        for state in self._runtime.observe():
+            states.setdefault(state.instance_id.split("/")[0], []).append(state)
+            known.add(state.instance_id)
+        self._stopping &= known
+        return states
+
+    def _views(self, endpoint: Endpoint, states: list[InstanceState]) -> tuple[InstanceView, ...]:
+        return tuple(
+            InstanceView(
+                instance_id=state.instance_id,
+                slot=slot_of(state.instance_id),
+                status=state.status,
+                address=state.address,
+                reason=state.reason,
+                images=state.images,
+                routed=self._publisher.in_use(state.instance_id, endpoint.name),
+                stopping=state.instance_id in self._stopping,
+            )
+            for state in states
+        )
+
+    def _snapshot(self, watched: _Watched, states: list[InstanceState]) -> RolloutSnapshot:
+        endpoint = watched.stored.value
+        views = self._views(endpoint, states)
+        return RolloutSnapshot(
+            endpoint=endpoint,
+            now_s=self._clock.now_s(),
+            instances=views,
+            route_acknowledged=self._publisher.acknowledged(endpoint.name, route_of(endpoint, views)),
+            restart_at_s={slot: backoff.restart_at_s for slot, backoff in watched.backoff.items()},
+            cold=watched.cold,
+        )
+
+    # --- act ----------------------------------------------------------------------------------------
+
+    def _settle(self, name: str, states: list[InstanceState]) -> bool:
+        """Act on one endpoint until it has nothing to do now."""
+        acted = False
+        for _ in range(MAX_ACTIONS_PER_ROUND):
+            watched = self._watched[name]
+            action = decide(self._snapshot(watched, states))
+            if action is None:
+                break
+            acted = True
+            if not self._carry_out(watched, action):
+                break
+            if isinstance(action, RemoveEndpoint):
+                break
+            if isinstance(action, SaveEndpoint):
+                watched.cold = False
+                self._publish_endpoint(watched.stored.value, states)
+            else:
+                states = self._observe().get(name, [])
+        return acted
+
+    def _carry_out(self, watched: _Watched, action: RolloutAction) -> bool:
+        """Do one action; False when the record changed meanwhile and must be read again."""
+        endpoint = watched.stored.value
+        if isinstance(action, StartInstance):
+            self._runtime.start(self._spec(endpoint, action.slot, action.variant))
+        elif isinstance(action, StopInstance):
+            self._stop(watched, action)
+        elif isinstance(action, SaveEndpoint):
+            return self._save(watched, action)
+        else:
+            return self._remove(watched)
+        return True
+
+    def _stop(self, watched: _Watched, action: StopInstance) -> None:
+        endpoint = watched.stored.value
+        self._stopping.add(action.instance_id)
+        self._runtime.stop(action.instance_id, STOP_GRACE_S)
+        if not action.failed:
+            return
+        now_s = self._clock.now_s()
+        backoff = watched.backoff.setdefault(action.slot, _Backoff())
+        if now_s - backoff.failed_at_s > STEADY_AFTER_S + LONGEST_RESTART_DELAY_S:
+            backoff.failures = 0
+        delay_s = min(FIRST_RESTART_DELAY_S * 2.0**backoff.failures, LONGEST_RESTART_DELAY_S)
+        # The first restart is at once: most deaths are not the model's fault.
+        backoff.restart_at_s = now_s + (delay_s if backoff.failures else 0.0)
+        backoff.failures += 1
+        backoff.failed_at_s = now_s
+        log.warning("instance %s ended: %s", action.instance_id, action.reason)
+        self._records.commit(
+            [
+                Event(
+                    endpoint.arn,
+                    "InstanceFailed",
+                    now_s,
+                    {"instance": action.instance_id, "reason": action.reason},
+                )
+            ]
+        )
+        if endpoint.status is EndpointStatus.SYSTEM_UPDATING and endpoint.failure_reason != action.reason:
+            # Not serving since the server started: say why where people look first.
+            self._save(
+                watched,
+                SaveEndpoint(replace(endpoint, failure_reason=action.reason), "EndpointNotRecovering"),
+            )
+
+    def _save(self, watched: _Watched, action: SaveEndpoint) -> bool:
+        stored = watched.stored
+        event = Event(stored.value.arn, action.event, self._clock.now_s(), action.detail)
+        try:
+            self._records.commit([Put(action.endpoint, stored.version), event])
+        except Conflict:
+            self._read_records()
+            return False
+        watched.stored = Stored(action.endpoint, stored.version + 1)
+        log.info("endpoint %s: %s %s", action.endpoint.name, action.event, action.detail)
+        return True
+
+    def _remove(self, watched: _Watched) -> bool:
+        stored = watched.stored
+        endpoint = stored.value
+        changes: list[Put | Delete | Event] = [
+            Delete(Endpoint, endpoint.name, stored.version),
+            Event(endpoint.arn, "EndpointDeleted", self._clock.now_s(), {}),
+        ]
+        tags = self._records.get(Tags, endpoint.arn)
+        if tags is not None:
+            changes.append(Delete(Tags, endpoint.arn, tags.version))
+        try:
+            self._records.commit(changes)
+        except Conflict:
+            self._read_records()
+            return False
+        del self._watched[endpoint.name]
+        log.info("endpoint %s: deleted", endpoint.name)
+        return True
+
+    def _spec(self, endpoint: Endpoint, slot: Slot, variant: FleetVariant) -> InstanceSpec:
+        resources = instance_type_of(variant.instance_type)
+        return InstanceSpec(
+            instance_id=f"{endpoint.name}/{slot.variant_name}/{slot.fleet_id}/"
+            f"{slot.number}-{self._entropy.token(4)}",
+            endpoint_name=endpoint.name,
+            variant_name=slot.variant_name,
+            title=f"understudy worker {endpoint.name}/{slot.variant_name}/{slot.number}",
+            containers=variant.containers,
+            direct=variant.direct,
+            instance_type=variant.instance_type,
+            vcpus=resources.vcpus,
+            memory_bytes=resources.memory_bytes,
+            startup_timeout_s=variant.startup_timeout_s,
+            download_timeout_s=variant.download_timeout_s,
+            shadow=variant.shadow,
+        )
+
+    def _stop_orphans(self, states: dict[str, list[InstanceState]]) -> bool:
+        """Once after a start: stop instances whose endpoint is no longer known."""
+        if self._orphans_checked:
+            return False
+        self._orphans_checked = True
+        orphans = [
+            state.instance_id
+            for name, instances in states.items()
+            if name not in self._watched
+            for state in instances
+        ]
+        for instance_id in orphans:
+            self._runtime.stop(instance_id, STOP_GRACE_S)
+        return bool(orphans)
+
+    # --- publish ------------------------------------------------------------------------------------
+
+    def _publish(self, states: dict[str, list[InstanceState]]) -> None:
+        routes: dict[str, EndpointRoute] = {}
+        for name, watched in self._watched.items():
+            route = self._route(watched.stored.value, states.get(name, []))
+            if route is not None:
+                routes[name] = route
+        self._routes = routes
+        self._publisher.publish(routes)
+
+    def _publish_endpoint(self, endpoint: Endpoint, states: list[InstanceState]) -> None:
+        routes = dict(self._routes)
+        route = self._route(endpoint, states)
+        if route is None:
+            routes.pop(endpoint.name, None)
+        else:
+            routes[endpoint.name] = route
+        self._routes = routes
+        self._publisher.publish(routes)
+
+    def _route(self, endpoint: Endpoint, states: list[InstanceState]) -> EndpointRoute | None:
+        if endpoint.fleet is None:
+            return None
+        return route_of(
+            endpoint,
+            [
+                InstanceView(
+                    instance_id=state.instance_id,
+                    slot=slot_of(state.instance_id),
+                    status=state.status,
+                    address=state.address,
+                    stopping=state.instance_id in self._stopping,
+                )
+                for state in states
+                if state.status is InstanceStatus.READY
+            ],
+        )
+
+
+def slot_of(instance_id: str) -> Slot:
+    """Read the slot from an instance's id ``ENDPOINT/VARIANT/FLEET/NUMBER-TOKEN``.
+
+    >>> slot_of("churn/Variant1/f2/0-9ab1").number
+    0
+    """
+    _, variant_name, fleet_id, rest = instance_id.split("/")
+    return Slot(fleet_id, variant_name, int(rest.split("-")[0]))
