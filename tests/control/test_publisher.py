@@ -162,10 +162,13 @@ def test_a_damaged_table_is_not_served(tmp_path: Path, text: str) -> None:
 
 
 def test_garbage_on_the_channel_drops_only_that_link(publisher: Publisher, tmp_path: Path) -> None:
-    bad = socket.socket(socket.AF_UNIX)
-    bad.connect(str(tmp_path / "control.sock"))
-    bad.sendall(b"\xff" * 64)
-    bad.settimeout(10)
-    assert bad.recv(1) == b""
+    with socket.socket(socket.AF_UNIX) as bad:
+        bad.connect(str(tmp_path / "control.sock"))
+        bad.sendall(b"\xff" * 64)
+        bad.settimeout(10)
+        try:
+            assert bad.recv(1) == b""
+        except ConnectionResetError:
+            pass  # closed with our garbage unread: as good as an end
     good = PlayedRouter(tmp_path, 0)
     assert good.receive()["type"] == "table"

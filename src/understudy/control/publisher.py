@@ -155,7 +155,7 @@ class Publisher:
         try:
             while (message := _receive(link.connection)) is not None:
                 self._handle(link, message)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             if not self._closed:
                 log.warning("control channel: router %s dropped: %s", link.number, error)
         finally:
