@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import struct
@@ -166,9 +167,7 @@ def test_garbage_on_the_channel_drops_only_that_link(publisher: Publisher, tmp_p
         bad.connect(str(tmp_path / "control.sock"))
         bad.sendall(b"\xff" * 64)
         bad.settimeout(10)
-        try:
+        with contextlib.suppress(ConnectionResetError):  # closed with garbage unread: as good as an end
             assert bad.recv(1) == b""
-        except ConnectionResetError:
-            pass  # closed with our garbage unread: as good as an end
     good = PlayedRouter(tmp_path, 0)
     assert good.receive()["type"] == "table"

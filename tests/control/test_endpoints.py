@@ -1,0 +1,235 @@
+"""The endpoint loop with real records' semantics, a scripted runtime and a router over the real channel."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from understudy.control.endpoints import EndpointLoop
+from understudy.control.publisher import Publisher
+from understudy.core.endpoints import Endpoint, EndpointStatus, Fleet, FleetVariant, PendingUpdate
+from understudy.core.models import Container
+from understudy.core.names import Place
+from understudy.core.ports import Put, Stored
+from understudy.runtimes.memory import MemoryRuntime
+from understudy.stores.memory import MemoryRecords
+from understudy.system import RealEntropy
+
+ARN = Place().arn("endpoint", "e")
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self.at_s = 1_000.0
+
+    def now_s(self) -> float:
+        return self.at_s
+
+    def monotonic_s(self) -> float:
+        return self.at_s
+
+
+class AckingRouter:
+    """Acknowledges every table at once, and remembers them."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.tables: list[dict[str, Any]] = []
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(str(run_dir / "control.sock"))
+        self._send({"type": "hello", "router": 0, "boot": "b", "pid": 1, "version": 0})
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join(5)
+        self._socket.close()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        body = json.dumps(message).encode()
+        self._socket.sendall(struct.pack("!I", len(body)) + body)
+
+    def _run(self) -> None:
+        file = self._socket.makefile("rb")
+        with file, contextlib.suppress(OSError):  # the test is over when the channel closes
+            while header := file.read(4):
+                table = json.loads(file.read(struct.unpack("!I", header)[0]))["table"]
+                self.tables.append(table)
+                self._send({"type": "ack", "version": table["version"], "draining": []})
+
+    def weights(self) -> dict[str, float]:
+        (endpoint,) = self.tables[-1]["endpoints"]
+        return {v["name"]: v["weight"] for v in endpoint["variants"] if v["instances"]}
+
+
+class World:
+    def __init__(self, run_dir: Path, records: MemoryRecords | None = None) -> None:
+        self.records = records or MemoryRecords()
+        self.runtime = MemoryRuntime()
+        self.clock = FakeClock()
+        self.publisher = Publisher(
+            run_dir, 1, on_metrics=lambda *_: None, on_change=lambda: None, on_suspect=lambda _: None
+        )
+        self.router = AckingRouter(run_dir)
+        self.loop = self.new_loop()
+
+    def new_loop(self) -> EndpointLoop:
+        return EndpointLoop(self.records, self.runtime, self.publisher, self.clock, RealEntropy(), Place())
+
+    def endpoint(self) -> Endpoint | None:
+        stored = self.records.get(Endpoint, "e")
+        return stored.value if stored is not None else None
+
+    def change(self, change: Callable[[Endpoint], Endpoint]) -> None:
+        stored = self.records.get(Endpoint, "e")
+        assert stored is not None
+        self.records.commit([Put(change(stored.value), stored.version)])
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        deadline_s = time.monotonic() + 10
+        while not condition():
+            self.loop.tick(reread=True)
+            assert time.monotonic() < deadline_s, self.endpoint()
+
+    def until_status(self, status: EndpointStatus) -> Endpoint:
+        self.until(lambda: (e := self.endpoint()) is not None and e.status is status)
+        endpoint = self.endpoint()
+        assert endpoint is not None
+        return endpoint
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path)
+    yield world
+    world.router.close()
+    world.publisher.close()
+
+
+def fleet(number: int, **counts: int) -> Fleet:
+    containers = (Container("xgboost:1.7-1", "s3://b/m.tar.gz"),)
+    return Fleet(
+        f"f{number}",
+        f"config-{number}",
+        tuple(FleetVariant(n, "m", containers, desired_count=c) for n, c in counts.items()),
+    )
+
+
+def create(world: World, **counts: int) -> None:
+    update = PendingUpdate("create", 1_000.0, fleet=fleet(1, **counts))
+    endpoint = Endpoint("e", ARN, "config-1", EndpointStatus.CREATING, 1.0, 1.0, update=update, next_fleet=2)
+    world.records.commit([Put(endpoint, 0)])
+
+
+def test_an_endpoint_goes_in_service_with_its_instances_and_images(world: World) -> None:
+    create(world, a=2, b=1)
+    endpoint = world.until_status(EndpointStatus.IN_SERVICE)
+    assert world.router.weights() == {"a": 1.0, "b": 1.0}
+    assert endpoint.fleet is not None
+    assert endpoint.fleet.variants[0].images == (("xgboost:1.7-1", "xgboost:1.7-1 (in memory)", 0.0),)
+    spec = world.runtime.specs[world.runtime.started[0]]
+    assert spec.title == "understudy worker e/a/0" and spec.vcpus == 2 and spec.memory_bytes == 8 * 1024**3
+    kinds = [event.kind for event in world.records.events(ARN, 0, 100)]
+    assert kinds == ["TrafficShifting", "EndpointInService"]
+
+
+def test_a_model_that_cannot_start_fails_the_create(world: World) -> None:
+    world.runtime.outcome = lambda spec: "inference.py, line 3: SyntaxError"
+    create(world, a=1)
+    endpoint = world.until_status(EndpointStatus.FAILED)
+    assert endpoint.failure_reason == "Variant a: inference.py, line 3: SyntaxError"
+    world.until(lambda: not world.runtime.observe())
+
+
+def test_an_update_to_such_a_model_leaves_the_old_fleet_routed_all_the_time(world: World) -> None:
+    create(world, a=1)
+    world.until_status(EndpointStatus.IN_SERVICE)
+    before = len(world.router.tables)
+    world.runtime.outcome = lambda spec: "no such file"
+    update = PendingUpdate("update", 1_000.0, fleet=fleet(2, a=1))
+    world.change(lambda e: replace(e, status=EndpointStatus.UPDATING, update=update, next_fleet=3))
+    endpoint = world.until_status(EndpointStatus.IN_SERVICE)
+    assert endpoint.config_name == "config-1" and endpoint.failure_reason == "Variant a: no such file"
+    assert len(world.router.tables) == before, "routing was touched"
+    world.until(lambda: len(world.runtime.observe()) == 1)
+
+
+def test_a_dead_instance_is_replaced_and_recorded(world: World) -> None:
+    create(world, a=1)
+    world.until_status(EndpointStatus.IN_SERVICE)
+    first = world.runtime.started[0]
+    world.runtime.set_failed(first, "killed by signal 9")
+    world.until(lambda: len(world.runtime.started) == 2 and world.router.weights() == {"a": 1.0})
+    assert world.runtime.started[1] != first
+    event = world.records.events(ARN, 0, 100)[-1]
+    assert event.kind == "InstanceFailed" and event.detail["reason"] == "killed by signal 9"
+
+
+def test_an_instance_that_keeps_dying_is_tried_ever_more_rarely(world: World) -> None:
+    create(world, a=1)
+    world.until_status(EndpointStatus.IN_SERVICE)
+    world.runtime.outcome = lambda spec: "out of memory"
+    world.runtime.set_failed(world.runtime.started[0], "out of memory")
+    for _ in range(50):
+        world.loop.tick(reread=False)
+    assert len(world.runtime.started) == 2, "only the first restart is at once"
+    for _ in range(300):
+        world.clock.at_s += 1.0
+        world.loop.tick(reread=False)
+    assert 6 <= len(world.runtime.started) <= 14, "0.5, 1, 2, ... 60 s"
+
+
+def test_delete_stops_everything_and_drops_the_record(world: World) -> None:
+    create(world, a=2)
+    world.until_status(EndpointStatus.IN_SERVICE)
+    update = PendingUpdate("delete", 1_000.0)
+    world.change(lambda e: replace(e, status=EndpointStatus.DELETING, update=update))
+    world.until(lambda: world.endpoint() is None)
+    assert world.runtime.observe() == [] and world.router.tables[-1]["endpoints"] == []
+
+
+def test_a_new_controller_goes_on_where_the_old_one_was(world: World) -> None:
+    create(world, a=1)
+    world.until_status(EndpointStatus.IN_SERVICE)
+    world.loop = world.new_loop()
+    for _ in range(5):
+        world.loop.tick(reread=True)
+    endpoint = world.endpoint()
+    assert endpoint is not None and endpoint.status is EndpointStatus.IN_SERVICE
+    assert len(world.runtime.started) == 1, "the living instance is kept"
+    # And when nothing survived: SystemUpdating until all serve again.
+    world.runtime.lose(world.runtime.started[0])
+    world.runtime.outcome = lambda spec: None
+    world.loop = world.new_loop()
+    world.until_status(EndpointStatus.SYSTEM_UPDATING)
+    world.runtime.set_ready(world.runtime.started[-1])
+    world.until_status(EndpointStatus.IN_SERVICE)
+    assert world.router.weights() == {"a": 1.0}
+
+
+def test_instances_of_unknown_endpoints_are_stopped_at_the_start(world: World) -> None:
+    create(world, a=1)
+    world.until_status(EndpointStatus.IN_SERVICE)
+    world.records = MemoryRecords()
+    world.loop = world.new_loop()
+    world.until(lambda: not world.runtime.observe())
+
+
+def test_a_record_that_changed_meanwhile_is_read_again(world: World) -> None:
+    create(world, a=1)
+    world.loop.tick(reread=True)
+    stored: Stored[Endpoint] | None = world.records.get(Endpoint, "e")
+    assert stored is not None
+    update = PendingUpdate("delete", 1_000.0)
+    world.change(lambda e: replace(e, status=EndpointStatus.DELETING, update=update))
+    world.until(lambda: world.endpoint() is None)
