@@ -146,6 +146,11 @@ def _check(settings: Settings) -> None:
         )
 
 
+def process_environment() -> Mapping[str, str]:
+    """Return a copy of the process's environment, for adapters that start programs."""
+    return dict(os.environ)
+
+
 def is_loopback(host: str) -> bool:
     """Tell whether only this machine can reach an address.
 

@@ -34,6 +34,7 @@ HEALTHY_AFTER_S = 5.0  # a child that lived so long starts its back-off anew
 ROUTER_DRAIN_S = 32.0  # a router gives its requests 30 s
 CONTROLLER_STOP_S = 10.0
 LEFTOVERS_STOP_S = 5.0
+READY_POLL_S = 0.02
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -54,7 +55,7 @@ def supervise(settings: Settings, *, on_ready: Callable[[str], None]) -> int:
 
     Args:
         settings: Checked settings; ``data_dir`` absolute.
-        on_ready: Called once with the endpoint URL when the socket listens and the children run.
+        on_ready: Called once with the endpoint URL when the whole path answers.
 
     Returns:
         The exit code: 0 after a clean stop.
@@ -148,11 +149,14 @@ class _Supervisor:
             self._write_facts()
             for child in self._children:
                 self._start(child)
-            on_ready(self._url)
+            ready = False
             while not self._stopping:
-                self._wait(self._next_restart_s())
+                self._wait(self._next_restart_s() if ready else READY_POLL_S)
                 self._reap()
                 self._restart_due()
+                if not ready and self._answers():
+                    ready = True
+                    on_ready(self._url)
         finally:
             self._stop_all()
         return 0
@@ -223,6 +227,15 @@ class _Supervisor:
     def _next_restart_s(self) -> float | None:
         waiting = [child.restart_at_s for child in self._children if child.process is None]
         return max(0.0, min(waiting) - time.monotonic()) if waiting else None
+
+    def _answers(self) -> bool:
+        """Tell whether the whole path answers: socket, router, controller."""
+        try:
+            with socket.create_connection(self._listener.getsockname()[:2], timeout=2.0) as probe:
+                probe.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                return b'"status":"ok"' in probe.makefile("rb").read().replace(b": ", b":")
+        except OSError:
+            return False
 
     # --- stopping ----------------------------------------------------------------------------------
 

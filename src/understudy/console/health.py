@@ -6,8 +6,9 @@ endpoints and wants the same signature as the API.
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +21,8 @@ from starlette.routing import Route
 from understudy import __version__
 from understudy.console.prometheus import UnderstudyCollector, render
 from understudy.core.endpoints import Endpoint, EndpointStatus
-from understudy.core.errors import ApiError
 from understudy.core.ports import InstanceStatus, Query, Records, Runtime
-
-Authenticate = Callable[[Request], Awaitable[None]]
+from understudy.core.signing import SignatureFailure, SignedRequest, verify
 
 
 @dataclass(frozen=True)
@@ -32,14 +31,19 @@ class HealthFace:
 
     Attributes:
         routers: Returns (number, pid) of connected routers.
-        authenticate: Raises ApiError for a request without a good signature.
+        credentials: Returns secrets by access key id.
+        now_s: Real time, for signatures.
+        auth: ``sigv4`` or ``none``.
     """
 
     records: Records
     runtime: Runtime
     collector: UnderstudyCollector
     routers: Callable[[], list[tuple[int, int]]]
-    authenticate: Authenticate
+    credentials: Callable[[], Mapping[str, str]]
+    now_s: Callable[[], float]
+    region: str
+    auth: str
 
     def routes(self) -> list[Route]:
         """Return the Starlette routes."""
@@ -74,10 +78,23 @@ class HealthFace:
     async def status(self, request: Request) -> Response:
         """Processes, endpoints, variants, shares, instances."""
         try:
-            await self.authenticate(request)
-        except ApiError as error:
-            return _json({"__type": error.code, "message": error.message}, status=error.status)
+            self._authenticate(request)
+        except SignatureFailure as failure:
+            code, status = failure.wire("json")
+            return _json({"__type": code, "message": failure.message}, status=status)
         return _json(await run_in_threadpool(self._status))
+
+    def _authenticate(self, request: Request) -> None:
+        if self.auth == "none":
+            return
+        signed = SignedRequest(
+            request.method,
+            request.scope["raw_path"],
+            request.scope["query_string"],
+            request.scope["headers"],
+            hashlib.sha256(b"").hexdigest(),
+        )
+        verify(signed, self.credentials(), now_s=self.now_s(), region=self.region, services=("sagemaker",))
 
     def _status(self) -> dict[str, Any]:
         states = list(self.runtime.observe())

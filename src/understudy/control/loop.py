@@ -24,7 +24,7 @@ class Chore:
 
     name: str
     every_s: float
-    run: Callable[[], None]
+    run: Callable[[], object]
     due_s: float = 0.0
 
 

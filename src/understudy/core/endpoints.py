@@ -56,6 +56,8 @@ class FleetVariant:
         startup_timeout_s: ContainerStartupHealthCheckTimeoutInSeconds.
         download_timeout_s: ModelDataDownloadTimeoutInSeconds.
         shadow: It gets copies and answers nobody.
+        images: Filled by control once instances are up: per container the image as specified, as
+            resolved, and the epoch seconds of the resolution.
     """
 
     name: str
@@ -70,6 +72,7 @@ class FleetVariant:
     startup_timeout_s: int = 240
     download_timeout_s: int = 3600
     shadow: bool = False
+    images: tuple[tuple[str, str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,9 @@ class PendingUpdate:
 
     Attributes:
         kind: ``create``, ``update``, ``weights`` or ``delete``.
+        phase: ``preparing`` (instances come up), ``shifting`` (routers take the new routes) or
+            ``draining`` (what is no longer needed is stopped).
+        phase_at_s: Wall time at which the phase began.
         fleet: The fleet to bring up (``create``, ``update``).
         requested_at_s: Wall time of the request.
         deployment_config: UpdateEndpoint's or CreateEndpoint's DeploymentConfig, by wire names.
@@ -100,6 +106,8 @@ class PendingUpdate:
     requested_at_s: float
     fleet: Fleet | None = None
     deployment_config: dict[str, Any] = field(default_factory=dict)
+    phase: str = "preparing"
+    phase_at_s: float = 0.0
 
 
 @dataclass(frozen=True)

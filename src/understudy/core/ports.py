@@ -109,7 +109,11 @@ class Query:
     """Filters, order and page of a listing.  None means no filter.
 
     Attributes:
-        sort_by: ``name``, ``created``, ``modified`` or ``status``; ties are broken by name.
+        name_contains: Substring; ASCII letters match in either case.
+        created_after_s: Inclusive, as AWS's ``CreationTimeAfter``; ``..._before_s`` excludes its bound.
+        sort_by: ``name``, ``created``, ``modified`` or ``status``; ties are broken by name; text is
+            ordered by code point.
+        descending: Turns the whole order round, ties too.
         after: Resume after this (sort value, name), as :func:`page_key` of the last one seen.
         limit: At most so many.
     """
@@ -124,6 +128,21 @@ class Query:
     descending: bool = False
     after: tuple[float | str, str] | None = None
     limit: int | None = None
+
+
+def page_key(value: Keyed, sort_by: str) -> tuple[float | str, str]:
+    """Say where a record stands in an order: what ``Query.after`` takes to resume behind it.
+
+    Args:
+        sort_by: As in :class:`Query`.
+    """
+    if sort_by == "created":
+        return (value.created_at_s, value.name)
+    if sort_by == "modified":
+        return (value.modified_at_s, value.name)
+    if sort_by == "status":
+        return (str(getattr(value, "status", None) or ""), value.name)
+    return (value.name, value.name)
 
 
 class Records(Protocol):
@@ -179,8 +198,37 @@ class ObjectInfo:
     checksums: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Joined:
+    """A body made of stored objects, one after the other; a store that can takes them over uncopied.
+
+    Attributes:
+        parts: As ``put``, ``head`` or ``list`` told them.
+        move: The parts vanish under their own names in the same step.
+    """
+
+    parts: tuple[ObjectInfo, ...]
+    move: bool = False
+
+
+class Reading(Iterator[bytes], Protocol):
+    """The bytes of one object as it was when the reading began, whatever happens to it meanwhile."""
+
+    @property
+    def info(self) -> ObjectInfo:
+        """Facts of what is being read."""
+        ...
+
+    def close(self) -> None:
+        """Let go before the end; reading to the end does it too."""
+        ...
+
+
 class Buckets(Protocol):
-    """The buckets of an object store."""
+    """The buckets of an object store.
+
+    A name that begins with a dot is a scratch bucket: no client can name it, ``list_buckets`` leaves it out.
+    """
 
     def create_bucket(self, bucket: str) -> bool:
         """Create it; False when it was there."""
@@ -195,7 +243,7 @@ class Buckets(Protocol):
         ...
 
     def list_buckets(self) -> list[tuple[str, float]]:
-        """Return (name, created_at_s), sorted by name."""
+        """Return (name, created_at_s), sorted by name; scratch buckets are left out."""
         ...
 
 
@@ -206,14 +254,28 @@ class Objects(Protocol):
         self,
         bucket: str,
         key: str,
-        body: Iterable[bytes],
+        body: Iterable[bytes] | Joined,
         *,
         headers: Mapping[str, str] | None = None,
         metadata: Mapping[str, str] | None = None,
         checksums: Mapping[str, str] | None = None,
         etag: str | None = None,
+        if_match: str | None = None,
+        if_absent: bool = False,
     ) -> ObjectInfo:
-        """Store an object whole.  ``etag`` None computes the MD5."""
+        """Store an object whole.
+
+        Args:
+            checksums: Looked at after the body was read, so that a trailer can still fill it.
+            etag: None computes the MD5.
+            if_match: Replace only the object that has this ETag (without quotes).
+            if_absent: Create only.
+
+        Raises:
+            ApiError: NoSuchBucket 404; NoSuchKey 404 or PreconditionFailed 412 of ``if_match`` and
+                ``if_absent``; InsufficientStorage 503 when the disk is full.
+            core.errors.Conflict: a part of a ``Joined`` changed or vanished since it was looked at.
+        """
         ...
 
     def head(self, bucket: str, key: str) -> ObjectInfo:
@@ -224,16 +286,30 @@ class Objects(Protocol):
         """
         ...
 
-    def read(self, bucket: str, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """Yield the bytes from ``start``, ``length`` of them at most."""
+    def read(self, bucket: str, key: str, start: int = 0, length: int | None = None) -> Reading:
+        """Yield the bytes from ``start``, ``length`` of them at most, in pieces of about 1 MiB.
+
+        Raises:
+            ApiError: NoSuchBucket or NoSuchKey, 404; at once, not at the first piece.
+        """
         ...
 
-    def delete(self, bucket: str, key: str) -> None:
-        """Remove an object; a missing one is no error (as S3)."""
+    def delete(self, bucket: str, *keys: str, if_match: str | None = None) -> None:
+        """Remove objects, all in one step where the store can; a missing one is no error (as S3).
+
+        Args:
+            if_match: Remove only while the ETag (without quotes) is this one.
+
+        Raises:
+            ApiError: NoSuchBucket 404, PreconditionFailed 412.
+        """
         ...
 
     def list(self, bucket: str, prefix: str = "", after: str = "", limit: int = 1000) -> list[ObjectInfo]:
-        """Return objects with ``key > after`` under the prefix, in UTF-8 byte order of their keys."""
+        """Return objects with ``key > after`` under the prefix, in UTF-8 byte order of their keys.
+
+        Over a foreign object store the infos may lack headers, metadata and checksums; ``head`` has them.
+        """
         ...
 
 

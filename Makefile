@@ -1,0 +1,73 @@
+# Everything from a fresh clone: Python >= 3.11, make and the package registry.  `make help` lists the targets.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SDK2 := .venv-sdk2
+SDK3 := .venv-sdk3
+ORACLE := .venv-oracle
+# Two workers: more servers at once than cores tell nothing new.
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format bench soak clean sdks
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## make .venv with everything that development needs
+
+# Stamped by pyproject.toml: installs again only when it changed.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Understudy needs Python >= 3.11; this is %s. Use make PYTHON=python3.12" % sys.version.split()[0])'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[demo,postgres]' --group dev
+	@touch $@
+
+demo: $(STAMP) ## two real models, one endpoint, an A/B test (make demo KEEP=1 leaves it serving)
+	@$(BIN)/understudy demo $(if $(filter-out 0,$(KEEP)),--keep)
+
+# The SageMaker SDKs and AWS's old XGBoost want versions that Understudy does not: an environment each.
+$(SDK2)/.installed: | $(STAMP)
+	test -x $(SDK2)/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python $(SDK2)
+	$(BIN)/uv pip install --quiet --python $(SDK2)/bin/python 'sagemaker<3'
+	@touch $@
+
+$(SDK3)/.installed: | $(STAMP)
+	test -x $(SDK3)/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python $(SDK3)
+	$(BIN)/uv pip install --quiet --python $(SDK3)/bin/python 'sagemaker-core>=2,<3'
+	@touch $@
+
+# setuptools<80: xgboost 0.90 imports pkg_resources.
+$(ORACLE)/.installed: | $(STAMP)
+	test -x $(ORACLE)/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python $(ORACLE)
+	$(BIN)/uv pip install --quiet --python $(ORACLE)/bin/python 'xgboost==0.90' 'numpy<2' 'scipy<1.12' 'setuptools<80'
+	@touch $@
+
+sdks: $(SDK2)/.installed $(SDK3)/.installed $(ORACLE)/.installed ## environments of the SDK journeys
+
+test: $(STAMP) sdks ## every test, journeys with real clients included
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+
+check: $(STAMP) ## formatting, lint, types, layering
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## measure (needs bench/)
+	@test -d bench || { echo "make bench: there is no bench/ in this version." >&2; exit 1; }
+	$(BIN)/python -m bench
+
+soak: $(STAMP) ## run for long under load and faults (needs bench/soak.py)
+	@test -f bench/soak.py || { echo "make soak: there is no bench/soak.py in this version." >&2; exit 1; }
+	$(BIN)/python -m bench.soak
+
+clean: ## remove what the targets above made
+	rm -rf $(VENV) $(SDK2) $(SDK3) $(ORACLE) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,0 +1,278 @@
+"""START HERE: builds every adapter of the controller, hands them out as ports, owns start and stop.
+
+The controller serves every API but InvokeEndpoint, runs the control loops and owns the records.  It
+can be killed at any moment: routers and workers go on, and the next one resumes from the store.
+
+Processes: :mod:`understudy.supervisor` starts this module (``python -m understudy.app``) and the
+routers (``python -m understudy.dataplane``); workers are started by the runtime built here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import select
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import setproctitle
+import uvicorn
+from starlette.applications import Starlette
+from starlette.types import Receive, Scope, Send
+
+from understudy.aws.gateway import Gateway
+from understudy.console.health import HealthFace
+from understudy.console.prometheus import UnderstudyCollector
+from understudy.control.endpoints import EndpointLoop
+from understudy.control.loop import Chore, Loop
+from understudy.control.publisher import Publisher
+from understudy.control.recording import Recorder
+from understudy.core.endpoints import Endpoint
+from understudy.core.names import Place
+from understudy.core.ports import Buckets, Objects, Query
+from understudy.operations.registry import OPERATIONS
+from understudy.operations.services import Services
+from understudy.runtimes.artifacts import Artifacts
+from understudy.runtimes.containers import ContainerPreparation
+from understudy.runtimes.environments import Environments
+from understudy.runtimes.images import Images
+from understudy.runtimes.local import LocalRuntime
+from understudy.settings import Settings, process_environment
+from understudy.stores.logs import FileLogs
+from understudy.stores.objects import DiskObjects
+from understudy.stores.objects_s3 import S3Objects
+from understudy.stores.records import SqlRecords, open_records
+from understudy.stores.series import SqliteSeries
+from understudy.system import RealClock, RealEntropy
+
+log = logging.getLogger(__name__)
+
+INDEX_LOGS_EVERY_S = 0.5  # how exact the times of log lines are
+INSTANCE_METRICS_EVERY_S = 5.0
+ROLL_UP_EVERY_S = 60.0
+HEALTH_PATHS = frozenset({"/healthz", "/metrics", "/understudy/v1/status"})
+
+
+@dataclass
+class Stores:
+    """Where things are kept."""
+
+    records: SqlRecords
+    series: SqliteSeries
+    logs: FileLogs
+    buckets: Buckets
+    objects: Objects
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+        self.records.close()
+        self.series.close()
+
+
+def open_stores(settings: Settings, clock: RealClock, entropy: RealEntropy) -> Stores:
+    """Open every store of a data directory."""
+    data = Path(settings.data_dir)
+    objects: DiskObjects | S3Objects
+    if settings.objects:
+        objects = S3Objects(
+            endpoint_url=settings.objects,
+            access_key_id=settings.objects_access_key_id,
+            secret_access_key=settings.objects_secret_access_key,
+            region=settings.region,
+        )
+    else:
+        objects = DiskObjects(data / "objects", clock, entropy)
+    return Stores(
+        records=open_records(settings.database or f"sqlite:///{data / 'records.db'}"),
+        series=SqliteSeries(data / "series.db"),
+        logs=FileLogs(data / "logs", clock),
+        buckets=objects,
+        objects=objects,
+    )
+
+
+def build_runtime(
+    settings: Settings,
+    stores: Stores,
+    clock: RealClock,
+    entropy: RealEntropy,
+    place: Place,
+    environ: Mapping[str, str],
+    lifeline_fd: int,
+) -> LocalRuntime:
+    """Build the runtime: images, artifacts, environments, processes."""
+    data = Path(settings.data_dir)
+    registries = [Path(settings.images)] if settings.images else []
+    roots = [Path(root).resolve() for root in settings.file_roots.split(":") if root]
+    environments = Path(settings.environments_dir) if settings.environments_dir else data / "environments"
+    preparation = ContainerPreparation(
+        Images([*registries, data / "images.toml"]),
+        Artifacts(data / "artifacts", stores.objects, allowed_roots=roots),
+        Environments(environments, environ=environ),
+    )
+    return LocalRuntime(
+        settings.run_dir,
+        preparation=preparation,
+        logs=stores.logs,
+        clock=clock,
+        entropy=entropy,
+        place=place,
+        lifeline_fd=lifeline_fd,
+    )
+
+
+class Controller:
+    """Everything of the controller process, built and wired."""
+
+    def __init__(
+        self, settings: Settings, facts: Mapping[str, Any], environ: Mapping[str, str], lifeline_fd: int
+    ) -> None:
+        self.settings = settings
+        clock = RealClock(settings.time_scale, facts["time_anchor_s"])
+        entropy = RealEntropy()
+        place = Place(settings.account_id, settings.region)
+        self._stores = stores = open_stores(settings, clock, entropy)
+        self._runtime = build_runtime(settings, stores, clock, entropy, place, environ, lifeline_fd)
+        recorder = Recorder(stores.series, clock)
+        self._publisher = Publisher(
+            settings.run_dir,
+            settings.router_count,
+            on_metrics=recorder.on_metrics,
+            on_change=lambda: self._loop.wake(),
+            on_suspect=lambda _: self._loop.wake(),
+        )
+        endpoints = EndpointLoop(stores.records, self._runtime, self._publisher, clock, entropy, place)
+
+        def observe_instances() -> None:
+            recorder.on_instances(self._runtime.observe())
+            recorder.forget({stored.value.name for stored in stores.records.find(Endpoint, Query())})
+
+        self._loop = Loop(
+            lambda reread: endpoints.tick(reread=reread),
+            [
+                Chore(
+                    "index logs",
+                    INDEX_LOGS_EVERY_S,
+                    lambda: stores.logs.index_once(int(clock.now_s() * 1000)),
+                ),
+                Chore("instance metrics", INSTANCE_METRICS_EVERY_S, observe_instances),
+                Chore("roll up metrics", ROLL_UP_EVERY_S, lambda: stores.series.roll_up(clock.now_s())),
+            ],
+            time.monotonic,
+        )
+        services = Services(
+            records=stores.records,
+            buckets=stores.buckets,
+            objects=stores.objects,
+            series=stores.series,
+            logs=stores.logs,
+            clock=clock,
+            entropy=entropy,
+            place=place,
+            endpoint_url=facts["endpoint_url"],
+            nudge=self._loop.nudge,
+        )
+        credentials = Credentials(settings.credentials_path)
+        gateway = Gateway(
+            services, OPERATIONS, credentials.keys, "none" if settings.auth == "none" else "sigv4"
+        )
+        collector = UnderstudyCollector(recorder, stores.records, self._runtime)
+        health = HealthFace(
+            records=stores.records,
+            runtime=self._runtime,
+            collector=collector,
+            routers=self._publisher.routers,
+            credentials=credentials.keys,
+            now_s=RealClock().now_s,  # signatures are real time, whatever the scale
+            region=settings.region,
+            auth=settings.auth,
+        )
+        pages = Starlette(routes=health.routes())
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            face = pages if scope["type"] == "http" and scope["path"] in HEALTH_PATHS else gateway
+            await face(scope, receive, send)
+
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                application,
+                uds="controller.sock",  # relative: the working directory is DATA/run
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=5,
+            )
+        )
+
+    def run(self) -> None:
+        """Serve until SIGTERM; workers run on."""
+        Path("controller.sock").unlink(missing_ok=True)
+        self._loop.start()
+        try:
+            self._server.run()
+        finally:
+            self._loop.stop()
+            self._publisher.close()
+            self._runtime.close()
+            self._stores.close()
+
+
+class Credentials:
+    """The access keys of ``credentials.json``, read again when the file changes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._modified_ns = 0
+        self._keys: dict[str, str] = {}
+
+    def keys(self) -> Mapping[str, str]:
+        """Return secrets by access key id."""
+        modified_ns = self._path.stat().st_mtime_ns
+        if modified_ns != self._modified_ns:
+            found = json.loads(self._path.read_text())
+            self._keys = {found["access_key_id"]: found["secret_access_key"]}
+            self._modified_ns = modified_ns
+        return self._keys
+
+
+def follow_lifeline(descriptor: int) -> None:
+    """End this process when the supervisor does, however it ends."""
+
+    def wait() -> None:
+        # Not a plain read: the pipe is shared, and whoever makes it non-blocking does so for all.
+        watching = select.poll()
+        watching.register(descriptor, select.POLLIN)
+        watching.poll()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="lifeline", daemon=True).start()
+
+
+def main(argv: list[str]) -> None:
+    """Run the controller; its working directory is ``DATA/run``."""
+    parser = argparse.ArgumentParser(prog="python -m understudy.app")
+    parser.add_argument("--lifeline-fd", type=int, required=True)
+    arguments = parser.parse_args(argv)
+    setproctitle.setproctitle("understudy controller")
+    follow_lifeline(arguments.lifeline_fd)
+    facts = json.loads(Path("server.json").read_text())
+    settings = msgspec.convert(facts["settings"], Settings)
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    Controller(settings, facts, process_environment(), arguments.lifeline_fd).run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,322 @@
+"""One connection to one instance's worker: frames, natural micro-batching, pings, reconnecting.
+
+Owns :class:`InstanceLink`.  Refuses meaning: what an answer is for a caller is :class:`Desk`'s business.
+Nothing ever waits to fill a batch: a request leaves at the end of the loop's turn it came in; only while
+the worker has ``FRAMES_AHEAD`` frames before it do further ones gather, for ``LONGEST_HOLD_S`` at most,
+and then leave in one frame.
+
+Source: the layout is ``understudy.worker.wire``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from enum import IntEnum
+from typing import Protocol, cast
+
+from understudy.dataplane.calls import Call
+from understudy.worker import wire
+
+FRAMES_AHEAD = 2  # one being worked on, one waiting: the worker never idles for the wire's sake
+LONGEST_HOLD_S = 0.002  # a worker that takes many requests at once is kept supplied
+FIRST_TRY_S = 1.0
+RECONNECT_FIRST_S = 0.02
+RECONNECT_LONGEST_S = 1.0
+PING_EVERY_S = 1.5  # a silent worker is out of rotation after three at the latest
+MISSED_PINGS = 2
+MAX_OUTSTANDING = 1024
+MAX_OUTSTANDING_BYTES = 64 * 1024 * 1024
+WRITE_HIGH_BYTES = 8 * 1024 * 1024
+MAX_FRAME_BYTES = 512 * 1024 * 1024
+
+
+class LinkState(IntEnum):
+    """The life of a link."""
+
+    CONNECTING = 0  # its first attempt is under way: requests wait in its queue
+    READY = 1
+    LOST = 2  # it tries again and again; gets no requests
+    CLOSED = 3
+
+
+class Desk(Protocol):
+    """Where a link takes what comes from its worker."""
+
+    def take_responses(self, link: InstanceLink, payload: bytes, received_ns: int) -> None:
+        """Finish the calls that a RESPONSES frame answers."""
+        ...
+
+    def take_chunk(self, link: InstanceLink, payload: bytes, received_ns: int) -> None:
+        """Pass on a piece of a streamed answer."""
+        ...
+
+    def take_loss(self, link: InstanceLink, unsent: list[Call], sent: list[Call]) -> None:
+        """Find another way for calls whose worker is gone."""
+        ...
+
+    def link_settled(self, link: InstanceLink) -> None:
+        """Note that a link's first attempt has ended, one way or the other."""
+        ...
+
+    def link_suspect(self, link: InstanceLink, reason: str) -> None:
+        """Tell the controller that an instance can't be reached."""
+        ...
+
+
+class InstanceLink(asyncio.Protocol):
+    """The connection to one worker and the calls that are with it.
+
+    Attributes:
+        pending: Calls by request id, oldest first.
+        ready: Connected and answering pings: takes requests.
+        retired: In no table any more: ends with its last call.
+    """
+
+    __slots__ = (
+        "_credits",
+        "_delay_s",
+        "_flushing",
+        "_hold",
+        "_last_heard_s",
+        "_loop",
+        "_next_id",
+        "_paused",
+        "_retry",
+        "_splitter",
+        "_task",
+        "_transport",
+        "_waiting",
+        "address",
+        "desk",
+        "instance_id",
+        "missed_pings",
+        "outstanding_bytes",
+        "pending",
+        "ready",
+        "retired",
+        "settled",
+        "state",
+    )
+
+    def __init__(self, instance_id: str, address: str, desk: Desk, loop: asyncio.AbstractEventLoop) -> None:
+        self.instance_id = instance_id
+        self.address = address
+        self.desk = desk
+        self.pending: dict[int, Call] = {}
+        self.outstanding_bytes = 0
+        self.state = LinkState.CONNECTING
+        self.ready = False
+        self.retired = False
+        self.settled = False
+        self.missed_pings = 0
+        self._loop = loop
+        self._next_id = 0
+        self._waiting: list[tuple[int, bytes, bytes]] = []
+        self._credits = FRAMES_AHEAD
+        self._flushing = False
+        self._paused = False
+        self._hold: asyncio.TimerHandle | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._transport: asyncio.WriteTransport | None = None
+        self._splitter = wire.FrameSplitter(MAX_FRAME_BYTES)
+        self._delay_s = RECONNECT_FIRST_S
+        self._last_heard_s = 0.0
+
+    # --- connecting ---------------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        """Begin to connect; comes back to itself until closed."""
+        self._retry = None
+        if self.state != LinkState.CLOSED:
+            self._task = self._loop.create_task(self._connect())
+
+    async def _connect(self) -> None:
+        try:
+            async with asyncio.timeout(FIRST_TRY_S):
+                if self.address.startswith("/") or ":" not in self.address:
+                    await self._loop.create_unix_connection(lambda: self, self.address)
+                else:
+                    host, _, port = self.address.rpartition(":")
+                    await self._loop.create_connection(lambda: self, host.strip("[]"), int(port))
+        except (OSError, TimeoutError) as error:
+            self._lost(f"can't connect to {self.address}: {error or 'timed out'}")
+        finally:
+            self._task = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        stream = cast("asyncio.WriteTransport", transport)  # uvloop's are no subclasses
+        if self.state == LinkState.CLOSED:
+            stream.abort()
+            return
+        stream.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+        self._transport = stream
+        self._splitter = wire.FrameSplitter(MAX_FRAME_BYTES)
+        self._credits = FRAMES_AHEAD
+        self._delay_s = RECONNECT_FIRST_S
+        self._paused = False
+        self._last_heard_s = time.monotonic()
+        self.missed_pings = 0
+        self.state = LinkState.READY
+        self.ready = True
+        self._settle()
+        if self._waiting:
+            self._flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        if self.state != LinkState.CLOSED:
+            self._lost(f"the connection ended: {exc or 'closed by the worker'}")
+
+    def _lost(self, reason: str) -> None:
+        first_try_failed = not self.settled
+        was_ready = self.state == LinkState.READY
+        self.state = LinkState.LOST
+        self.ready = False
+        if self.pending:
+            unsent_ids = {request_id for request_id, _, _ in self._waiting}
+            calls, self.pending = self.pending, {}
+            self._waiting = []
+            self.outstanding_bytes = 0
+            unsent = [call for request_id, call in calls.items() if request_id in unsent_ids]
+            sent = [call for request_id, call in calls.items() if request_id not in unsent_ids]
+            self.desk.take_loss(self, unsent, sent)
+        self._waiting = []
+        if was_ready or first_try_failed:
+            self.desk.link_suspect(self, reason)
+        self._settle()
+        if self.retired:
+            self.close()
+            self.desk.link_settled(self)
+        else:
+            self._retry = self._loop.call_later(self._delay_s, self.connect)
+            self._delay_s = min(self._delay_s * 2, RECONNECT_LONGEST_S)
+
+    def _settle(self) -> None:
+        if not self.settled:
+            self.settled = True
+            self.desk.link_settled(self)
+
+    def close(self) -> None:
+        """Let go of the connection for good; nothing may be pending."""
+        self.state = LinkState.CLOSED
+        self.ready = False
+        if self._retry is not None:
+            self._retry.cancel()
+        if self._hold is not None:
+            self._hold.cancel()
+        if self._task is not None:
+            self._task.cancel()
+        if self._transport is not None:
+            self._transport.close()
+
+    # --- sending ------------------------------------------------------------------------------------
+
+    @property
+    def is_full(self) -> bool:
+        """Whether another request would have to wait too long: it is better told so now."""
+        return len(self.pending) >= MAX_OUTSTANDING or self.outstanding_bytes >= MAX_OUTSTANDING_BYTES
+
+    def submit(self, call: Call, head: bytes, body: bytes) -> None:
+        """Put a call into the next frame."""
+        self._next_id = request_id = (self._next_id + 1) & 0xFFFFFFFF
+        call.request_id = request_id
+        call.link = self
+        self.pending[request_id] = call
+        self.outstanding_bytes += len(body)
+        self._waiting.append((request_id, head, body))
+        if self._credits > 0:
+            if not self._flushing:
+                self._flushing = True
+                self._loop.call_soon(self._flush)
+        elif self._hold is None:
+            self._hold = self._loop.call_later(LONGEST_HOLD_S, self._hold_over)
+
+    def _hold_over(self) -> None:
+        self._hold = None
+        if self._waiting:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._flushing = False
+        transport = self._transport
+        if transport is None or self._paused or not self._waiting:
+            return
+        waiting, self._waiting = self._waiting, []
+        self._credits -= 1
+        if len(waiting) > wire.MAX_ITEMS_PER_FRAME:
+            self._waiting = waiting[wire.MAX_ITEMS_PER_FRAME :]
+            del waiting[wire.MAX_ITEMS_PER_FRAME :]
+            self._loop.call_soon(self._flush)
+        transport.write(wire.encode_requests(waiting))
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        if self._waiting:
+            self._flush()
+
+    def forget(self, call: Call) -> None:
+        """Take a call back: its caller is gone or has waited long enough."""
+        request_id = call.request_id
+        if self.pending.pop(request_id, None) is None:
+            return
+        self.outstanding_bytes -= len(call.body)
+        for position, entry in enumerate(self._waiting):
+            if entry[0] == request_id:
+                del self._waiting[position]
+                break
+        else:
+            if self._transport is not None and not self._paused:
+                self._transport.write(wire.encode_cancel(request_id))
+        self.end_if_retired()
+
+    def end_if_retired(self) -> None:
+        """Close a link that no table names once it has no calls left."""
+        if self.retired and not self.pending and self.state != LinkState.CLOSED:
+            self.close()
+            self.desk.link_settled(self)
+
+    # --- receiving ----------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        received_ns = time.monotonic_ns()
+        self.missed_pings = 0
+        try:
+            for kind, payload in self._splitter.feed(data):
+                if kind == wire.RESPONSES:
+                    self._credits = FRAMES_AHEAD
+                    self.desk.take_responses(self, payload, received_ns)
+                elif kind == wire.CHUNK:
+                    self._credits = FRAMES_AHEAD
+                    self.desk.take_chunk(self, payload, received_ns)
+                elif kind != wire.PONG:
+                    raise wire.WireError(f"frame of unknown kind {kind}")
+        except wire.WireError:
+            # The two sides have lost step: nothing further on this connection can be believed.
+            if self._transport is not None:
+                self._transport.abort()
+            return
+        if self.state == LinkState.READY:
+            self.ready = True
+        if self._waiting and not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+        if self.retired:
+            self.end_if_retired()
+
+    def ping(self) -> None:
+        """Ask whether the worker's input loop is alive; take it out of rotation when it keeps silent."""
+        if self.state != LinkState.READY or self._transport is None:
+            return
+        if self.missed_pings >= MISSED_PINGS and self.ready:
+            self.ready = False
+            self.desk.link_suspect(self, f"{self.missed_pings} pings unanswered")
+        self.missed_pings += 1
+        if not self._paused:
+            with contextlib.suppress(RuntimeError):  # closing just now: connection_lost follows
+                self._transport.write(wire.PING_FRAME)

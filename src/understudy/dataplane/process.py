@@ -1,0 +1,209 @@
+"""One router process: reads its flags, serves until SIGTERM or the end of the lifeline.
+
+Owns the loop, the listening socket's copy, the housekeeping tick and the orderly end.  Refuses to outlive its
+supervisor.  Main function: :func:`main`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import setproctitle
+import uvloop
+
+from understudy.dataplane.connection import ClientConnection
+from understudy.dataplane.control_link import ControlLink
+from understudy.dataplane.dice import splitmix64
+from understudy.dataplane.gate import BadCredentials, Gate
+from understudy.dataplane.instances import PING_EVERY_S
+from understudy.dataplane.router import Router
+from understudy.dataplane.table import load_table
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.1
+SWEEP_S = 1.0
+CLOSE_SECOND_S = 0.25
+DRAIN_S = 30.0
+IDLE_GRACE_S = 0.5  # an idle client that sends just now still gets its answer, with Connection: close
+METRICS_GRACE_S = 2.0
+
+
+def main(argv: list[str], *, draw: Callable[[], float] | None = None) -> int:
+    """Run one router.
+
+    Args:
+        draw: Uniform in [0, 1), for choosing variants; a generator seeded by the system when None.
+    Returns:
+        Exit code: 0 after SIGTERM or the supervisor's end, 2 when it can't start.
+    """
+    options = _parse(argv)
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format=f"understudy router {options.router}: %(message)s"
+    )
+    setproctitle.setproctitle(f"understudy router {options.router}")
+    os.chdir(options.run_dir)
+    _raise_file_limit()
+    try:
+        return uvloop.run(_Process(options, draw or splitmix64(int.from_bytes(os.urandom(8), "big"))).run())
+    except BadCredentials as error:
+        log.error("%s", error)
+        return 2
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m understudy.dataplane")
+    parser.add_argument("--router", type=int, required=True, help="number of this router, from 0")
+    parser.add_argument("--listen-fd", type=int, required=True, help="listening socket, the supervisor's")
+    parser.add_argument("--lifeline-fd", type=int, required=True, help="pipe that ends with the supervisor")
+    parser.add_argument("--run-dir", type=Path, required=True, help="sockets and table.json")
+    parser.add_argument("--credentials", type=Path, required=True, help="credentials.json")
+    parser.add_argument("--auth", choices=("sigv4", "none"), default="sigv4")
+    parser.add_argument("--time-anchor", type=float, default=0.0, help="Unix seconds")
+    parser.add_argument("--time-scale", type=float, default=1.0)
+    options = parser.parse_args(argv)
+    options.credentials = options.credentials.absolute()
+    return options
+
+
+def _raise_file_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # a sandbox may forbid it: the soft limit then stands
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+class _Process:
+    def __init__(self, options: argparse.Namespace, draw: Callable[[], float]) -> None:
+        self._options = options
+        self._draw = draw
+        self._second = 0
+        self._last_sweep_s = self._last_ping_s = self._last_close_s = time.monotonic()
+
+    # The process is its own root: it wires the real clock, which rooms below it may not import.
+    def _real_s(self) -> float:
+        return time.time()  # noqa: TID251
+
+    def _wall_s(self) -> float:
+        real_s, anchor_s, scale = self._real_s(), self._options.time_anchor, self._options.time_scale
+        return real_s if scale == 1.0 else float(anchor_s + (real_s - anchor_s) * scale)
+
+    async def run(self) -> int:
+        options = self._options
+        loop = self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self._gate = Gate(options.credentials, signed=options.auth == "sigv4", now_s=self._real_s)
+        self._router = Router(
+            gate=self._gate,
+            draw=self._draw,
+            loop=loop,
+            controller_path=Path("controller.sock"),
+            on_table_change=lambda: self._control.routes_changed(),
+            on_suspect=lambda instance_id, reason: self._control.suspect(instance_id, reason),
+        )
+        self._control = ControlLink(
+            options.router,
+            Path("control.sock"),
+            board=self._router.board,
+            ledger=self._router.ledger,
+            loop=loop,
+            wall_s=self._wall_s,
+        )
+        self._second = int(self._wall_s())
+        table = load_table(Path("table.json"))
+        if table is not None:
+            self._router.board.swap(table)
+        elif Path("table.json").exists():
+            log.error("table.json does not fit its checksum: waiting for the controller's table")
+        self._control.connect()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        threading.Thread(target=self._lifeline, name="lifeline", daemon=True).start()
+        listener = socket.socket(fileno=os.dup(options.listen_fd))
+        listener.setblocking(False)
+        server = await loop.create_server(lambda: ClientConnection(self._router), sock=listener, backlog=4096)
+        self._tick()
+        # What lives as long as the process need not be looked at by every collection.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
+        await self._stop.wait()
+        await self._end(server)
+        return 0
+
+    def _lifeline(self) -> None:
+        """The supervisor is gone: so are we, at once.  In a thread of its own: uvloop would make the pipe
+        non-blocking for every process that shares it."""
+        watching = select.poll()
+        watching.register(self._options.lifeline_fd, select.POLLIN)
+        watching.poll()
+        os._exit(0)
+
+    # --- housekeeping ------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        self._loop.call_later(TICK_S, self._tick)
+        now_s = time.monotonic()
+        router = self._router
+        router.end_overdue(time.monotonic_ns())
+        second = int(self._wall_s())
+        if second != self._second and now_s - self._last_close_s >= CLOSE_SECOND_S:
+            router.ledger.close_second(self._second)
+            self._second = second
+            self._last_close_s = now_s
+        if now_s - self._last_ping_s >= PING_EVERY_S:
+            self._last_ping_s = now_s
+            router.ping_links()
+        if now_s - self._last_sweep_s >= SWEEP_S:
+            self._last_sweep_s = now_s
+            router.sweep(now_s)
+            self._control.send_metrics()
+            self._refresh_credentials()
+
+    def _refresh_credentials(self) -> None:
+        try:
+            if self._gate.refresh():
+                log.info("credentials read again")
+        except BadCredentials as error:
+            log.error("keeping the credentials in use: %s", error)
+
+    # --- the end -----------------------------------------------------------------------------------
+
+    async def _end(self, server: asyncio.Server) -> None:
+        """Finish what is in work, close idle connections, hand over the last counts."""
+        router = self._router
+        router.stopping = True
+        router.heads.clear()
+        server.close()
+        started_s = time.monotonic()
+        while router.connections and (past_s := time.monotonic() - started_s) < DRAIN_S:
+            if past_s >= IDLE_GRACE_S:
+                for connection in list(router.connections):
+                    connection.close_if_done()
+            await asyncio.sleep(0.02)
+        for connection in list(router.connections):
+            connection.abort()
+        await asyncio.sleep(0)
+        router.ledger.close_second(int(self._wall_s()))
+        deadline_s = time.monotonic() + METRICS_GRACE_S
+        self._control.send_metrics()
+        while not router.ledger.is_empty and self._control.is_connected and time.monotonic() < deadline_s:
+            self._control.send_metrics()
+            await asyncio.sleep(0.01)
+        self._control.close()
+        for link in router.board.all_links():
+            link.close()
+        await asyncio.sleep(0)

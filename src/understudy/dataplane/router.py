@@ -1,0 +1,413 @@
+"""From a read request to an instance and back: routing, retry, timeouts, the answers and their counts.
+
+Owns :class:`Router`, which every client connection and every link of one process shares.  Refuses to wait:
+whatever can't be handed to an instance now is answered now.  No task, future or timer per request.
+Main function: :meth:`Router.invoke`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from understudy.core.errors import (
+    ApiError,
+    InternalFailure,
+    ServiceUnavailable,
+    ValidationError,
+)
+from understudy.dataplane import answers
+from understudy.dataplane.accounting import Ledger
+from understudy.dataplane.calls import Call, Caller
+from understudy.dataplane.deaths import DEADLY, DeadlyBodies
+from understudy.dataplane.instances import InstanceLink
+from understudy.dataplane.invocation import MAX_BODY_BYTES, Invocation
+from understudy.dataplane.table import MAX_TEMPLATES, Switchboard, Variant
+from understudy.worker import wire
+
+if TYPE_CHECKING:
+    from understudy.dataplane.connection import ClientConnection
+    from understudy.dataplane.gate import Gate
+    from understudy.dataplane.guard import Head
+
+log = logging.getLogger(__name__)
+
+MAX_CACHED_HEADS = 4096
+CLIENT_GONE = 499  # nginx's number for it: counts as the caller's, reaches nobody
+
+
+class Router:
+    """What the connections of one router process share.
+
+    Attributes:
+        heads: Unsigned invoke heads already read, by their bytes: a keep-alive client repeats itself.
+        stopping: Answers carry ``Connection: close``.
+        reserved_bytes: Announced bodies that are still coming in.
+    """
+
+    def __init__(
+        self,
+        *,
+        gate: Gate,
+        draw: Callable[[], float],
+        loop: asyncio.AbstractEventLoop,
+        controller_path: Path,
+        on_table_change: Callable[[], None],
+        on_suspect: Callable[[str, str], None],
+    ) -> None:
+        self.gate = gate
+        self.loop = loop
+        self.controller_path = controller_path
+        self.ledger = Ledger()
+        self.board = Switchboard(self, self.ledger, loop, on_table_change)
+        self.heads: dict[bytes, Head] = {}
+        self.connections: set[ClientConnection] = set()
+        self.stopping = False
+        self.reserved_bytes = 0
+        self._draw = draw
+        self._on_suspect = on_suspect
+        self._deaths = DeadlyBodies()
+        seed = os.urandom(16).hex()
+        # A version 4 UUID whose last group counts: unique, and free of dice per request.
+        self._ids = f"{seed[:8]}-{seed[8:12]}-4{seed[12:15]}-8{seed[15:18]}-".encode()
+        self._number = int.from_bytes(os.urandom(4), "big")
+
+    def request_id(self) -> bytes:
+        """Name one request, for ``x-amzn-RequestId``."""
+        self._number += 1
+        return self._ids + b"%012x" % self._number
+
+    # --- requests in -------------------------------------------------------------------------------
+
+    def invoke(self, caller: ClientConnection, invocation: Invocation, body: bytes, started_ns: int) -> None:
+        """Hand a request to an instance, or answer why not.
+
+        Args:
+            caller: Authenticated, or authentication is off.
+            started_ns: Monotonic time of its first byte.
+        """
+        endpoint = self.board.endpoints.get(invocation.endpoint)
+        if endpoint is None:
+            self._unrouted(caller, invocation)
+            return
+        target = invocation.target_variant
+        if target is not None:
+            variant = endpoint.variants.get(target)
+        else:
+            variant = endpoint.only or endpoint.choose(self._draw())
+        if variant is None:
+            self._no_variant(caller, invocation)
+            return
+        if invocation.fault is not None:
+            self._refuse_counted(caller, variant, ValidationError(invocation.fault))
+            return
+        link = variant.choose_link()
+        if link is None:
+            self._refuse_counted(caller, variant, _no_instance(endpoint.name, variant.name))
+            return
+        if link.is_full:
+            message = (
+                f"Variant {variant.name} of endpoint {endpoint.name} has too many requests in its queues."
+            )
+            self._refuse_counted(caller, variant, ServiceUnavailable(message))
+            return
+        handed_ns = time.monotonic_ns()
+        call = Call(caller, invocation, variant, body, started_ns, handed_ns)
+        caller.call = call
+        if self._deaths and self._deaths.is_deadly(endpoint.name, body, handed_ns / 1e9):
+            call.handed_ns = 0
+            self._fail_by_model(call, 0, _DEADLY, handed_ns)
+            return
+        head = invocation.heads.get(variant.name)
+        link.submit(call, head or invocation.wire_head(variant.name), body)
+
+    def _unrouted(self, caller: ClientConnection, invocation: Invocation) -> None:
+        error: ApiError
+        if invocation.fault is not None:
+            error = ValidationError(invocation.fault)
+        elif not self.board.known:
+            error = ServiceUnavailable("The server is starting and has no routing table yet. Try again.")
+        else:
+            account = self.gate.place.account_id
+            error = ValidationError(f"Endpoint {invocation.endpoint} of account {account} not found.")
+        self.refuse(caller, error)
+
+    def _no_variant(self, caller: ClientConnection, invocation: Invocation) -> None:
+        if invocation.fault is not None:
+            message = invocation.fault
+        elif invocation.target_variant is not None:
+            message = f"Variant {invocation.target_variant} not found for Endpoint {invocation.endpoint}."
+        else:
+            message = (
+                f"Endpoint {invocation.endpoint} has no variant with a weight above 0: set TargetVariant."
+            )
+        self.refuse(caller, ValidationError(message))
+
+    def refuse(self, caller: Caller, error: ApiError) -> None:
+        """Answer an error that belongs to no variant."""
+        self.ledger.refuse(error.code)
+        caller.finish(answers.render_error(error, self.request_id(), closes=not caller.keep_alive))
+
+    def _refuse_counted(self, caller: Caller, variant: Variant, error: ApiError) -> None:
+        variant.tally.failed(variant.share, error.status, by_model=False, model_us=None, overhead_us=None)
+        caller.finish(answers.render_error(error, self.request_id(), closes=not caller.keep_alive))
+
+    def caller_gone(self, call: Call) -> None:
+        """Tell the worker that nobody waits for this answer any more."""
+        call.caller = None
+        variant = call.variant
+        variant.tally.failed(variant.share, CLIENT_GONE, by_model=False, model_us=None, overhead_us=None)
+        if call.link is not None:
+            call.link.forget(call)
+
+    # --- answers out (Desk) ------------------------------------------------------------------------
+
+    def take_responses(self, link: InstanceLink, payload: bytes, received_ns: int) -> None:
+        """Finish the calls that a frame answers."""
+        pending = link.pending
+        for request_id, status, head, body in wire.decode_responses(payload):
+            call = pending.pop(request_id, None)
+            if call is None:
+                continue  # cancelled
+            link.outstanding_bytes -= len(call.body)
+            variant = call.variant
+            caller = call.caller
+            assert caller is not None  # a call whose caller is gone is not pending
+            if (
+                200 <= status < 300
+                and caller.keep_alive
+                and len(body) <= MAX_BODY_BYTES
+                and not call.invocation.streams
+            ):
+                template = variant.templates.get(head) or self._template(call, head, received_ns)
+                if template is None:
+                    continue
+                self._number = number = self._number + 1
+                caller.finish(template % (number, len(body), body))
+                model_us = (received_ns - call.handed_ns) // 1000
+                total_us = (time.monotonic_ns() - call.started_ns) // 1000
+                variant.tally.answered(variant.share, model_us, total_us - model_us)
+                if self._deaths:
+                    self._deaths.clear(call.invocation.endpoint, call.body)
+            else:
+                self._answer(call, status, head, body, received_ns)
+
+    def _template(self, call: Call, head: bytes, received_ns: int) -> bytes | None:
+        templates = call.variant.templates
+        try:
+            template = answers.success_template(call.variant.name, head, self._ids, closes=False)
+        except answers.UnsafeHead as error:
+            self._fail_by_model(call, 0, str(error), received_ns)
+            return None
+        if len(templates) >= MAX_TEMPLATES:
+            templates.clear()
+        templates[head] = template
+        return template
+
+    def _answer(self, call: Call, status: int, head: bytes, body: bytes, received_ns: int) -> None:
+        """Answer errors, the last request of a connection, and whole bodies where a stream was asked for."""
+        if not 200 <= status < 300:
+            container = _container_of(head) or call.variant.container
+            message = body.decode("utf-8", "replace")
+            if not message and status == 0:
+                message = answers.timeout_message(container)
+            self._fail_by_model(call, status, message, received_ns, container)
+            return
+        if len(body) > MAX_BODY_BYTES:
+            message = f"The model's answer of {len(body)} bytes exceeds the limit of {MAX_BODY_BYTES} bytes."
+            self._fail_by_model(call, 0, message, received_ns)
+            return
+        caller = call.caller
+        assert caller is not None
+        try:
+            if call.invocation.streams:
+                self._begin_stream(call, head)
+                caller.finish(_framed(caller, answers.event_message(body) if body else b"", last=True))
+            else:
+                closes = not caller.keep_alive
+                template = answers.success_template(call.variant.name, head, self._ids, closes=closes)
+                self._number += 1
+                caller.finish(template % (self._number, len(body), body))
+        except answers.UnsafeHead as error:
+            self._fail_by_model(call, 0, str(error), received_ns)
+            return
+        self._count_answered(call, received_ns)
+
+    def _count_answered(self, call: Call, received_ns: int) -> None:
+        variant = call.variant
+        model_us = (received_ns - call.handed_ns) // 1000
+        total_us = (time.monotonic_ns() - call.started_ns) // 1000
+        variant.tally.answered(variant.share, model_us, total_us - model_us)
+        if self._deaths:
+            self._deaths.clear(call.invocation.endpoint, call.body)
+
+    def _begin_stream(self, call: Call, head: bytes) -> None:
+        caller = call.caller
+        assert caller is not None
+        headers = answers.success_headers(call.variant.name, head, streams=True)
+        if caller.minor == 0:
+            caller.keep_alive = False
+        framing = b"Transfer-Encoding: chunked\r\n" if caller.minor else b""
+        closes = b"" if caller.keep_alive else answers.NEEDS_CLOSE
+        caller.send(
+            b"HTTP/1.1 200 OK\r\n%bx-amzn-RequestId: %b\r\n%b%b\r\n"
+            % (headers, self.request_id(), framing, closes)
+        )
+        call.streaming = True
+
+    def take_chunk(self, link: InstanceLink, payload: bytes, received_ns: int) -> None:
+        """Pass on a piece of a streamed answer."""
+        piece = wire.decode_chunk(payload)
+        call = link.pending.pop(piece.request_id, None)
+        if call is None:
+            return
+        ends = piece.flags & (wire.CHUNK_LAST | wire.CHUNK_FAILED)
+        if not ends:
+            call.due_ns = received_ns + call.variant.timeout_ns
+            link.pending[piece.request_id] = call  # at the end: the oldest due comes first
+        else:
+            link.outstanding_bytes -= len(call.body)
+        caller = call.caller
+        assert caller is not None
+        if piece.flags & wire.CHUNK_FAILED:
+            self._fail_by_model(call, piece.status, piece.data.decode("utf-8", "replace"), received_ns)
+            return
+        if not call.streaming:
+            if not call.invocation.streams or not 200 <= piece.status < 300:
+                link.forget(call)
+                container = _container_of(piece.head) or call.variant.container
+                text = piece.data.decode("utf-8", "replace")
+                self._fail_by_model(call, piece.status, text, received_ns, container)
+                return
+            try:
+                self._begin_stream(call, piece.head)
+            except answers.UnsafeHead as error:
+                link.forget(call)
+                self._fail_by_model(call, 0, str(error), received_ns)
+                return
+        data = answers.event_message(piece.data) if piece.data else b""
+        if ends:
+            caller.finish(_framed(caller, data, last=True))
+            self._count_answered(call, received_ns)
+        elif data:
+            caller.send(_framed(caller, data, last=False))
+
+    # --- what goes wrong ---------------------------------------------------------------------------
+
+    def _fail_by_model(
+        self, call: Call, status: int, message: str, now_ns: int, container: str | None = None
+    ) -> None:
+        """Answer ModelError, or end a stream with ModelStreamError."""
+        caller, variant = call.caller, call.variant
+        assert caller is not None
+        if call.streaming:
+            code = "ModelInvocationTimeExceeded" if now_ns >= call.due_ns else "StreamBroken"
+            caller.finish(_framed(caller, answers.exception_message(code, message), last=True))
+        else:
+            error = answers.model_error(
+                self.gate.place, call.invocation.endpoint, container or variant.container, status, message
+            )
+            caller.finish(answers.render_error(error, self.request_id(), closes=not caller.keep_alive))
+        model_us = (now_ns - call.handed_ns) // 1000 if call.handed_ns else None
+        overhead_us = None
+        if model_us is not None:
+            overhead_us = max(0, (time.monotonic_ns() - call.started_ns) // 1000 - model_us)
+        variant.tally.failed(variant.share, status, by_model=True, model_us=model_us, overhead_us=overhead_us)
+
+    def take_loss(self, link: InstanceLink, unsent: list[Call], sent: list[Call]) -> None:
+        """Find another instance for the calls of a dead worker, once each."""
+        now_ns = time.monotonic_ns()
+        for call in unsent:
+            self._try_elsewhere(call, link)
+        for call in sent:
+            deaths = self._deaths.note(call.invocation.endpoint, call.body, now_ns / 1e9)
+            if call.streaming:
+                self._fail_by_model(call, 0, "The model's process ended within the stream.", now_ns)
+            elif deaths >= DEADLY:
+                self._fail_by_model(call, 0, _DEADLY, now_ns)
+            else:
+                self._try_elsewhere(call, link)
+
+    def _try_elsewhere(self, call: Call, failed: InstanceLink) -> None:
+        caller, variant = call.caller, call.variant
+        assert caller is not None
+        name = call.invocation.endpoint
+        endpoint = self.board.endpoints.get(name)
+        current = None if endpoint is None else endpoint.variants.get(variant.name)
+        link = None if call.retried else (current or variant).choose_link(failed)
+        if link is None or link.is_full:
+            self._refuse_counted(caller, variant, _no_instance(name, variant.name))
+            return
+        call.retried = True
+        call.handed_ns = time.monotonic_ns()
+        call.due_ns = call.handed_ns + variant.timeout_ns
+        link.submit(call, call.invocation.wire_head(variant.name), call.body)
+
+    def link_settled(self, link: InstanceLink) -> None:
+        """See :class:`Desk`."""
+        self.board.settled(link)
+
+    def link_suspect(self, link: InstanceLink, reason: str) -> None:
+        """See :class:`Desk`."""
+        if not link.retired:
+            self._on_suspect(link.instance_id, reason)
+
+    # --- housekeeping ------------------------------------------------------------------------------
+
+    def end_overdue(self, now_ns: int) -> None:
+        """Answer the calls whose model has taken too long, and tell the workers."""
+        for link in self.board.all_links():
+            overdue = []
+            for call in link.pending.values():
+                if call.due_ns > now_ns:
+                    break
+                overdue.append(call)
+            for call in overdue:
+                link.forget(call)
+                message = answers.timeout_message(call.variant.container)
+                self._fail_by_model(call, 0, message, now_ns)
+
+    def ping_links(self) -> None:
+        """Ask every worker whether it is alive."""
+        for link in self.board.all_links():
+            link.ping()
+
+    def sweep(self, now_s: float) -> None:
+        """Once a second: look after slow, idle and stuck callers."""
+        self._deaths.expire(now_s)
+        for connection in list(self.connections):
+            try:
+                connection.sweep()
+            except Exception:  # one broken connection must not end the housekeeping of all
+                log.exception("a connection's housekeeping failed")
+                connection.abort()
+
+    def broken(self, caller: Caller) -> None:
+        """Answer a fault of our own."""
+        self.refuse(caller, InternalFailure("An internal failure occurred. Try again."))
+
+
+_DEADLY = "The model's process ended twice while it worked on this request. Look into the endpoint's log."
+
+
+def _no_instance(endpoint: str, variant: str) -> ServiceUnavailable:
+    return ServiceUnavailable(
+        f"No instance of variant {variant} of endpoint {endpoint} can answer now. Try again."
+    )
+
+
+def _container_of(head: bytes) -> str:
+    return wire.decode_response_head(head).container
+
+
+def _framed(caller: Caller, data: bytes, *, last: bool) -> bytes:
+    """Frame a part of a streamed answer as the caller's protocol version has it."""
+    if caller.minor == 0:
+        return data
+    framed = answers.chunk(data) if data else b""
+    return framed + answers.LAST_CHUNK if last else framed

@@ -1,0 +1,20 @@
+"""Every operation this version has, by botocore's service and operation names."""
+
+from __future__ import annotations
+
+from understudy.operations import cloudwatch, iam, logs, s3, sts
+from understudy.operations.sagemaker import endpoint_configs, endpoint_updates, endpoints, models, tags
+from understudy.operations.services import Operation
+
+OPERATIONS: dict[tuple[str, str], Operation] = {
+    **models.OPERATIONS,
+    **endpoint_configs.OPERATIONS,
+    **endpoints.OPERATIONS,
+    **endpoint_updates.OPERATIONS,
+    **tags.OPERATIONS,
+    **cloudwatch.OPERATIONS,
+    **logs.OPERATIONS,
+    **s3.OPERATIONS,
+    **sts.OPERATIONS,
+    **iam.OPERATIONS,
+}

@@ -1,0 +1,165 @@
+"""UpdateEndpoint and UpdateEndpointWeightsAndCapacities: wishes to change an endpoint that serves.
+
+Owns the rules of who may change what; control carries the change out and the old fleet serves on
+until it is done.  One change at a time: the second of two gets AWS's refusal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from understudy.core.endpoints import Endpoint, EndpointStatus, Fleet, FleetVariant, PendingUpdate
+from understudy.core.errors import ValidationException
+from understudy.core.ports import Event, Put
+from understudy.operations.sagemaker.endpoint_configs import check_weights, get_config
+from understudy.operations.sagemaker.endpoints import get_endpoint
+from understudy.operations.sagemaker.fleets import check_deployment, check_size, plan_fleet, retain_properties
+from understudy.operations.sagemaker.unsupported import refuse_unsupported
+from understudy.operations.sagemaker.wording import in_progress, until_agreed
+from understudy.operations.services import Operation, Services
+
+_CHANGING = frozenset(
+    {
+        EndpointStatus.CREATING,
+        EndpointStatus.UPDATING,
+        EndpointStatus.SYSTEM_UPDATING,
+        EndpointStatus.ROLLING_BACK,
+        EndpointStatus.DELETING,
+    }
+)
+
+
+def _change(
+    services: Services,
+    name: str,
+    event: str,
+    plan: Callable[[Endpoint, Fleet], tuple[Endpoint, dict[str, Any]]],
+) -> dict[str, Any]:
+    """Move a serving endpoint to Updating.
+
+    Args:
+        plan: From the endpoint and its serving fleet to the endpoint with the wish in it, and facts for
+            the audit trail; raises what it refuses.
+    """
+    arn = services.place.arn("endpoint", name)
+
+    def attempt() -> dict[str, Any]:
+        stored = get_endpoint(services.records, name, arn)
+        endpoint = stored.value
+        if endpoint.status in _CHANGING:
+            raise in_progress(arn)
+        if endpoint.status is not EndpointStatus.IN_SERVICE or endpoint.fleet is None:
+            raise ValidationException(
+                f'Cannot update endpoint "{arn}" in status {endpoint.status}: delete it and create it again.'
+            )
+        planned, detail = plan(endpoint, endpoint.fleet)
+        now_s = services.clock.now_s()
+        updating = replace(planned, status=EndpointStatus.UPDATING, modified_at_s=now_s, failure_reason=None)
+        services.records.commit([Put(updating, stored.version), Event(arn, event, now_s, detail)])
+        return {"EndpointArn": arn}
+
+    answer = until_agreed(attempt)
+    services.nudge()
+    return answer
+
+
+def update_endpoint(services: Services, request: dict[str, Any]) -> dict[str, Any]:
+    """Wish that an endpoint serves another configuration: a green fleet beside the blue one.
+
+    Naming the configuration that already serves is accepted and brings up a fresh fleet of it.
+
+    Raises:
+        ValidationException: the endpoint is missing or not InService, the configuration or a model of it
+            is missing, or the DeploymentConfig asks for more than this version does.
+    """
+    config_name = request["EndpointConfigName"]
+    excluded = {one["VariantPropertyType"] for one in request.get("ExcludeRetainedVariantProperties", [])}
+    retain = request.get("RetainAllVariantProperties", False)
+
+    def plan(endpoint: Endpoint, serving: Fleet) -> tuple[Endpoint, dict[str, Any]]:
+        place = services.place
+        config = get_config(services.records, config_name, place.arn("endpoint-config", config_name))
+        deployment = request.get("DeploymentConfig") or {}
+        if not deployment and request.get("RetainDeploymentConfig", False):
+            deployment = endpoint.deployment_config or {}
+        fleet = plan_fleet(services.records, place, config, endpoint.next_fleet)
+        if retain:
+            fleet = retain_properties(fleet, serving, excluded)
+        now_s = services.clock.now_s()
+        update = PendingUpdate(
+            "update", now_s, check_size(fleet), check_deployment(deployment), phase_at_s=now_s
+        )
+        wished = replace(endpoint, update=update, next_fleet=endpoint.next_fleet + 1)
+        return wished, {"from": endpoint.config_name, "to": config_name}
+
+    return _change(services, request["EndpointName"], "UpdateRequested", plan)
+
+
+def update_endpoint_weights_and_capacities(services: Services, request: dict[str, Any]) -> dict[str, Any]:
+    """Wish for other weights or instance counts; a weight of 0.0 is a weight.
+
+    Differs from AWS: the counts of several variants may change in one call; a count of 0 is refused,
+    as nothing here could serve the variant's share.
+
+    Raises:
+        ValidationException: an unknown or repeated variant, an entry without a wish, a weight that is not
+            finite, an endpoint that is missing or not InService.
+    """
+    wishes: dict[str, dict[str, Any]] = {}
+    for number, wish in enumerate(request["DesiredWeightsAndCapacities"], start=1):
+        path = f"DesiredWeightsAndCapacities.{number}.member"
+        refuse_unsupported("desired weight and capacity", wish, path)
+        name = wish["VariantName"]
+        if name in wishes:
+            raise ValidationException(f"Variant {name} is named more than once.")
+        if wish.get("DesiredWeight") is None and wish.get("DesiredInstanceCount") is None:
+            raise ValidationException(
+                f"{path}: DesiredWeight or DesiredInstanceCount is required for {name}."
+            )
+        if wish.get("DesiredInstanceCount") == 0:
+            raise ValidationException(
+                f"{path}.DesiredInstanceCount must be at least 1; a weight of 0 sends {name} no requests."
+            )
+        wishes[name] = wish
+
+    def plan(endpoint: Endpoint, serving: Fleet) -> tuple[Endpoint, dict[str, Any]]:
+        unknown = wishes.keys() - {variant.name for variant in serving.variants}
+        if unknown:
+            raise ValidationException(
+                f'Could not find variant "{min(unknown)}" of endpoint "{endpoint.arn}".'
+            )
+        variants = tuple(_wished(variant, wishes.get(variant.name, {})) for variant in serving.variants)
+        check_weights(variant.desired_weight for variant in variants)
+        now_s = services.clock.now_s()
+        wished = replace(
+            endpoint,
+            fleet=check_size(replace(serving, variants=variants)),
+            update=PendingUpdate("weights", now_s, phase_at_s=now_s),
+        )
+        return wished, {"from": _told(serving.variants), "to": _told(variants)}
+
+    return _change(services, request["EndpointName"], "WeightsRequested", plan)
+
+
+def _wished(variant: FleetVariant, wish: dict[str, Any]) -> FleetVariant:
+    weight, count = wish.get("DesiredWeight"), wish.get("DesiredInstanceCount")
+    return replace(
+        variant,
+        desired_weight=variant.desired_weight if weight is None else float(weight),
+        desired_count=variant.desired_count if count is None else count,
+    )
+
+
+def _told(variants: tuple[FleetVariant, ...]) -> dict[str, Any]:
+    return {
+        variant.name: {"weight": variant.desired_weight, "instances": variant.desired_count}
+        for variant in variants
+    }
+
+
+OPERATIONS: dict[tuple[str, str], Operation] = {
+    ("sagemaker", "UpdateEndpoint"): update_endpoint,
+    ("sagemaker", "UpdateEndpointWeightsAndCapacities"): update_endpoint_weights_and_capacities,
+}

@@ -1,0 +1,655 @@
+"""LocalRuntime: each instance is a worker process on this machine.
+
+Owns ``DATA/run/w``: per instance a socket, a spec, a status file, a scratch directory and a record
+(``NAME.json``), by which a runtime in a new controller finds the workers that still run and adopts them.
+Preparations leave no record: after a controller's death they are unknown and control starts them again.
+Refuses to decide anything: what starts and stops is control's, what is routed the router's.
+Main class: :class:`LocalRuntime`; a worker's environment is made in
+:mod:`understudy.runtimes.containers`.
+
+Timeouts are real seconds, not those of a scaled clock: a model loads no faster when bakes do.
+Limits per process: RLIMIT_DATA = the instance type's memory, no core files, a higher OOM score than the
+server's.  Everything runs as the server's user: a worker is kept apart by process, not by privilege.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from understudy.core.names import Place
+from understudy.core.ports import Clock, Entropy, InstanceSpec, InstanceState, InstanceStatus
+from understudy.runtimes.containers import ContainerPreparation, Prepared, clean_environment
+from understudy.runtimes.failures import Cancelled, PreparationFailed
+from understudy.runtimes.processes import (
+    MARKER,
+    Identity,
+    Usage,
+    identify,
+    is_alive,
+    kill_family,
+    lower_priority,
+    marked,
+)
+
+WORKER_MAIN = Path(__file__).parents[1] / "worker" / "__main__.py"
+REASON_CHARACTERS = 900  # FailureReason takes 1024
+_LOADING_POLL_S = 0.03
+_IDLE_POLL_S = 1.0
+_MAX_FILES = 4096
+_log = logging.getLogger(__name__)
+
+
+class LogFiles(Protocol):
+    """Where workers write; ``stores.logs.FileLogs`` is one."""
+
+    def path(self, endpoint_name: str, variant_name: str, instance_name: str) -> Path:
+        """Name the file of one instance, its directory made."""
+        ...
+
+    def finish(self, endpoint_name: str, variant_name: str, instance_name: str) -> None:
+        """Hear that nothing more will be written to it."""
+        ...
+
+
+@dataclass
+class _Facts:
+    """What must be known of a running instance by whoever adopts it: the record's content."""
+
+    instance_id: str
+    name: str
+    endpoint_name: str
+    variant_name: str
+    vcpus: int
+    memory_bytes: int
+    startup_timeout_s: float
+    shadow: bool
+    marker: str
+    images: list[tuple[str, str, float]] = field(default_factory=list)
+    pid: int = 0
+    start_ticks: int = 0
+    spawned_monotonic_s: float = 0.0  # CLOCK_MONOTONIC is the machine's: good across processes of one boot
+    failed: str = ""
+
+    @property
+    def address(self) -> str:
+        return f"w/{self.name}.sock"
+
+    @property
+    def log_name(self) -> str:
+        """Name the instance within its variant: ``f1-0-1`` of ``churn/AllTraffic/f1/0-1``."""
+        prefix = f"{self.endpoint_name}/{self.variant_name}/"
+        return self.instance_id.removeprefix(prefix).replace("/", "-")
+
+
+@dataclass
+class _Instance:
+    """One instance in this process; guarded by the runtime's lock."""
+
+    facts: _Facts
+    status: InstanceStatus
+    reason: str = ""
+    detail: str = ""
+    child: subprocess.Popen[bytes] | None = None
+    pidfd: int | None = None
+    preparing: bool = False
+    stopping: bool = False
+    status_seen: tuple[int, int] = (0, 0)  # inode and mtime of the status file last read
+
+    @property
+    def identity(self) -> Identity | None:
+        return Identity(self.facts.pid, self.facts.start_ticks) if self.facts.pid else None
+
+
+class LocalRuntime:
+    """Runs instances as processes; see ``core.ports.Runtime``.
+
+    Args:
+        run_directory: ``DATA/run``; addresses are relative to it.
+        preparation: Makes containers runnable (artifacts, environments, images).
+        logs: Where workers' output goes.
+        clock: For the time at which an image was resolved; not for timeouts.
+        entropy: Names of sockets.
+        place: Account and region told to workers.
+        lifeline_fd: Read end of the supervisor's lifeline, inherited by workers.
+        worker_main: Program of the worker.
+        python: Interpreter of pipeline conductors: the server's own.
+        max_body_bytes: Of one request, told to workers.
+    """
+
+    def __init__(
+        self,
+        run_directory: Path,
+        *,
+        preparation: ContainerPreparation,
+        logs: LogFiles,
+        clock: Clock,
+        entropy: Entropy,
+        place: Place,
+        lifeline_fd: int,
+        worker_main: Path = WORKER_MAIN,
+        python: str = sys.executable,
+        max_body_bytes: int = 25 * 1024**2,
+    ) -> None:
+        self._directory = run_directory.absolute() / "w"
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._preparation = preparation
+        self._logs = logs
+        self._clock = clock
+        self._entropy = entropy
+        self._place = place
+        self._lifeline_fd = lifeline_fd
+        self._worker_main = worker_main
+        self._python = python
+        self._max_body_bytes = max_body_bytes
+        self._usage = Usage()
+        self._lock = threading.RLock()
+        self._instances: dict[str, _Instance] = {}
+        self._closed = False
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._adopt()
+        self._watcher = threading.Thread(target=self._watch, name="runtime watcher", daemon=True)
+        self._watcher.start()
+
+    # --- the port --------------------------------------------------------------------------------------
+
+    def start(self, spec: InstanceSpec) -> None:
+        with self._lock:
+            if self._closed or spec.instance_id in self._instances:
+                return
+            facts = _Facts(
+                instance_id=spec.instance_id,
+                name=self._entropy.token(4),
+                endpoint_name=spec.endpoint_name,
+                variant_name=spec.variant_name,
+                vcpus=spec.vcpus,
+                memory_bytes=spec.memory_bytes,
+                startup_timeout_s=spec.startup_timeout_s,
+                shadow=spec.shadow,
+                marker=self._entropy.token(8),
+            )
+            instance = _Instance(facts, InstanceStatus.PREPARING, detail="waiting", preparing=True)
+            self._instances[spec.instance_id] = instance
+        threading.Thread(
+            target=self._prepare, args=(instance, spec), name=f"prepare {spec.instance_id}", daemon=True
+        ).start()
+
+    def stop(self, instance_id: str, grace_s: float) -> None:
+        with self._lock:
+            instance = self._instances.get(instance_id)
+            if instance is None or instance.stopping:
+                return
+            instance.stopping = True
+            instance.status = InstanceStatus.STOPPED
+            instance.reason = instance.detail = "stopping"
+            if instance.preparing:
+                return  # its thread sees the flag and forgets it
+        threading.Thread(
+            target=self._end, args=(instance, grace_s), name=f"stop {instance_id}", daemon=True
+        ).start()
+
+    def observe(self) -> Sequence[InstanceState]:
+        with self._lock:
+            instances = list(self._instances.values())
+            running = (InstanceStatus.STARTING, InstanceStatus.READY)
+            samples = self._usage.sample([i.facts.pid for i in instances if i.status in running])
+            states = []
+            for instance in instances:
+                facts = instance.facts
+                sample = samples.get(facts.pid) if instance.status in running else None
+                states.append(
+                    InstanceState(
+                        instance_id=facts.instance_id,
+                        status=instance.status,
+                        reason=instance.reason,
+                        address=facts.address if instance.status is InstanceStatus.READY else "",
+                        detail=instance.detail,
+                        pid=facts.pid or None,
+                        images=tuple(facts.images),
+                        cpu_percent=None if sample is None else sample.cpu_percent,
+                        memory_percent=None
+                        if sample is None
+                        else min(100.0, 100 * sample.memory_bytes / facts.memory_bytes),
+                        disk_percent=None if sample is None else self._disk_percent(),
+                    )
+                )
+            return states
+
+    def close(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._preparation.close()
+        self._wake()
+        self._watcher.join()
+        with self._lock:
+            for instance in self._instances.values():
+                if instance.pidfd is not None and not instance.stopping:
+                    os.close(instance.pidfd)
+                    instance.pidfd = None
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    # --- preparing and starting ------------------------------------------------------------------------
+
+    def _prepare(self, instance: _Instance, spec: InstanceSpec) -> None:
+        """Fetch, build, spawn; runs in a thread of its own, waiting in line for fetches and builds only."""
+        facts = instance.facts
+        failure = ""
+        try:
+            self._say(instance, f"preparing {facts.instance_id}")
+            prepared: list[Prepared] = []
+            for container in spec.containers:
+                prepared.append(
+                    self._preparation.prepare(
+                        container,
+                        timeout_s=spec.download_timeout_s,
+                        progress=lambda phrase: self._progress(instance, phrase),
+                        check=lambda: self._check_wanted(instance),
+                    )
+                )
+            now_s = self._clock.now_s()
+            facts.images = [
+                (container.image, one.environment.resolved, now_s)
+                for container, one in zip(spec.containers, prepared, strict=True)
+            ]
+            with self._lock:
+                self._check_wanted(instance)
+                self._spawn(instance, spec, prepared)
+        except Cancelled:
+            pass
+        except PreparationFailed as error:
+            failure = error.reason
+            if error.log:
+                self._say(instance, error.log)
+        except OSError as error:
+            failure = f"The worker could not be started: {error.strerror or error}"
+            failure += f" ({Path(os.fsdecode(error.filename)).name})." if error.filename else "."
+        except Exception as error:  # noqa: BLE001 - a thread's end; the instance must not stay Preparing for ever
+            _log.exception("preparing %s", facts.instance_id)
+            failure = f"Understudy failed to prepare the instance: {type(error).__name__}: {error}"
+        if failure:
+            self._say(instance, failure)
+        with self._lock:
+            instance.preparing = False
+            if failure and not instance.stopping:
+                instance.status = InstanceStatus.FAILED
+                instance.reason = failure[:REASON_CHARACTERS]
+                instance.detail = ""
+                self._logs.finish(facts.endpoint_name, facts.variant_name, facts.log_name)
+            if instance.stopping or (self._closed and instance.identity is None):
+                self._forget(instance)
+        self._wake()
+
+    def _check_wanted(self, instance: _Instance) -> None:
+        if instance.stopping or self._closed:
+            raise Cancelled
+
+    def _progress(self, instance: _Instance, phrase: str) -> None:
+        self._check_wanted_softly(instance)
+        if not phrase.startswith("uv: "):
+            instance.detail = phrase
+        self._say(instance, phrase)
+
+    def _check_wanted_softly(self, instance: _Instance) -> None:
+        """Leave a build that others may share running: only the runtime's end cancels it."""
+        if self._closed:
+            raise Cancelled
+
+    def _spawn(self, instance: _Instance, spec: InstanceSpec, prepared: Sequence[Prepared]) -> None:
+        facts = instance.facts
+        scratch = self._path(facts, "d")
+        scratch.mkdir(mode=0o700)
+        listener = self._listen(facts)
+        try:
+            containers = [
+                one.spec(facts.vcpus, scratch, {MARKER: facts.marker}, self._place) for one in prepared
+            ]
+            document: dict[str, Any] = {
+                "instance_id": spec.instance_id,
+                "title": spec.title,
+                "endpoint_name": spec.endpoint_name,
+                "variant_name": spec.variant_name,
+                "region": self._place.region,
+                "account_id": self._place.account_id,
+                "listen_fd": listener.fileno(),
+                "lifeline_fd": self._lifeline_fd,
+                "status_path": str(self._path(facts, "status")),
+                "vcpus": spec.vcpus,
+                "memory_bytes": spec.memory_bytes,
+                "direct": spec.direct,
+                "shadow": spec.shadow,
+                "limits": {"max_body_bytes": self._max_body_bytes},
+                "containers": containers,
+            }
+            spec_path = self._path(facts, "spec")
+            _write_private(spec_path, json.dumps(document))
+            if len(prepared) == 1:
+                python, environment = prepared[0].environment.python, containers[0]["environment"]
+            else:
+                python = self._python
+                environment = clean_environment(self._python, facts.vcpus, scratch) | {MARKER: facts.marker}
+            self._record(facts)  # before the process: whoever adopts finds it by its marker
+            with self._log_file(facts) as log:
+                child = subprocess.Popen(
+                    [python, "-u", str(self._worker_main), "--spec", str(spec_path), "--title", spec.title],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd=scratch,
+                    env=environment,
+                    start_new_session=True,
+                    pass_fds=(listener.fileno(), self._lifeline_fd),
+                )
+        finally:
+            listener.close()
+        _limit(child.pid, spec.memory_bytes)
+        lower_priority(child.pid, shadow=spec.shadow)
+        identity = identify(child.pid)
+        facts.pid = child.pid
+        facts.start_ticks = 0 if identity is None else identity.start_ticks
+        facts.spawned_monotonic_s = time.monotonic()
+        instance.child = child
+        instance.pidfd = os.pidfd_open(child.pid)
+        instance.status = InstanceStatus.STARTING
+        instance.detail = "loading the model"
+        self._record(facts)
+
+    def _listen(self, facts: _Facts) -> socket.socket:
+        """Bind and listen before the worker lives, so that routers may connect early."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # By way of the descriptor the path is short, however deep the data directory lies.
+            listener.bind(f"/proc/self/fd/{directory}/{facts.name}.sock")
+            listener.listen(1024)
+        except BaseException:
+            listener.close()
+            raise
+        finally:
+            os.close(directory)
+        return listener
+
+    # --- watching --------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """See exits as they happen and status files within a moment, until :meth:`close`."""
+        while not self._closed:
+            try:
+                self._watch_once()
+            except Exception:  # noqa: BLE001 - a full disk or the like must not leave the instances unwatched
+                _log.exception("watching instances")
+                time.sleep(_IDLE_POLL_S)
+
+    def _watch_once(self) -> None:
+        """Wait for something to happen, at most a moment, and look."""
+        with self._lock:
+            if self._closed:
+                return
+            watched = {
+                instance.pidfd: instance
+                for instance in self._instances.values()
+                if instance.pidfd is not None and not instance.stopping
+            }
+            loading = any(i.status is InstanceStatus.STARTING for i in watched.values())
+        poller = select.poll()
+        poller.register(self._wake_read, select.POLLIN)
+        for pidfd in watched:
+            poller.register(pidfd, select.POLLIN)
+        ready = poller.poll(1000 * (_LOADING_POLL_S if loading else _IDLE_POLL_S))
+        with self._lock:
+            for descriptor, _ in ready:
+                if descriptor == self._wake_read:
+                    with suppress(BlockingIOError):
+                        os.read(self._wake_read, 4096)
+                elif (instance := watched[descriptor]).pidfd == descriptor and not instance.stopping:
+                    self._exited(instance)
+            for instance in list(self._instances.values()):
+                if instance.status is InstanceStatus.STARTING and instance.pidfd is not None:
+                    self._look_at_status(instance)
+
+    def _look_at_status(self, instance: _Instance) -> None:
+        facts = instance.facts
+        status = self._read_status(instance)
+        if status is not None:
+            instance.detail = str(status.get("detail", "")) or instance.detail
+            if status.get("state") == "ready":
+                instance.status, instance.detail = InstanceStatus.READY, ""
+                return
+            if status.get("state") == "failed":
+                self._fail(instance, str(status.get("reason", "")) or "The worker failed to load its model.")
+                return
+        waited_s = time.monotonic() - facts.spawned_monotonic_s
+        if waited_s > facts.startup_timeout_s:
+            last = self._last_words(facts)
+            self._fail(
+                instance,
+                f"The container of variant {facts.variant_name} did not pass its health check within "
+                f"{facts.startup_timeout_s:g} s (ContainerStartupHealthCheckTimeoutInSeconds)."
+                + (f" Its log ends: {last}" if last else ""),
+            )
+
+    def _read_status(self, instance: _Instance) -> dict[str, Any] | None:
+        """Read the status file if it is another one than last time."""
+        path = self._path(instance.facts, "status")
+        try:
+            facts = path.stat()
+            if (facts.st_ino, facts.st_mtime_ns) == instance.status_seen:
+                return None
+            status = json.loads(path.read_text("utf-8", "replace"))
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            _log.warning("%s has a status file that is no JSON", instance.facts.instance_id)
+            return None
+        instance.status_seen = (facts.st_ino, facts.st_mtime_ns)
+        return status if isinstance(status, dict) else None
+
+    def _exited(self, instance: _Instance) -> None:
+        """Say why a worker that nobody stopped is gone."""
+        facts = instance.facts
+        instance.status_seen = (0, 0)
+        status = self._read_status(instance) or {}
+        before = instance.status
+        # The family first: as long as the leader is not reaped, its id is nobody else's.
+        kill_family(instance.identity, facts.marker)
+        code = _reap(instance)
+        if status.get("state") == "failed" and status.get("reason"):
+            self._fail(instance, str(status["reason"]))
+            return
+        last = self._last_words(facts)
+        what = "ended while it loaded the model" if before is InstanceStatus.STARTING else "ended"
+        reason = f"The worker of variant {facts.variant_name} {what}: {_code_text(code, last, facts)}."
+        self._fail(instance, reason + (f" Its log ends: {last}" if last else " Its log is empty."))
+
+    def _fail(self, instance: _Instance, reason: str) -> None:
+        """Mark as failed and make sure that nothing of it runs; its files stay until :meth:`stop`."""
+        facts = instance.facts
+        kill_family(instance.identity, facts.marker)
+        _reap(instance)
+        if instance.pidfd is not None:
+            os.close(instance.pidfd)
+            instance.pidfd = None
+        instance.status = InstanceStatus.FAILED
+        instance.reason = facts.failed = reason[:REASON_CHARACTERS]
+        instance.detail = ""
+        self._say(instance, reason)
+        self._record(facts)
+        self._logs.finish(facts.endpoint_name, facts.variant_name, facts.log_name)
+
+    # --- stopping --------------------------------------------------------------------------------------
+
+    def _end(self, instance: _Instance, grace_s: float) -> None:
+        """SIGTERM, wait, SIGKILL what is left of the family, remove the files."""
+        facts = instance.facts
+        if instance.pidfd is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(instance.pidfd, signal.SIGTERM)
+            poller = select.poll()
+            poller.register(instance.pidfd, select.POLLIN)
+            poller.poll(max(0.0, grace_s) * 1000)
+        kill_family(instance.identity, facts.marker)
+        _reap(instance)
+        with self._lock:
+            if instance.pidfd is not None:
+                os.close(instance.pidfd)
+                instance.pidfd = None
+            self._logs.finish(facts.endpoint_name, facts.variant_name, facts.log_name)
+            self._forget(instance)
+
+    def _forget(self, instance: _Instance) -> None:
+        for suffix in ("sock", "spec", "status", "json"):
+            self._path(instance.facts, suffix).unlink(missing_ok=True)
+        shutil.rmtree(self._path(instance.facts, "d"), ignore_errors=True)
+        self._instances.pop(instance.facts.instance_id, None)
+
+    # --- adopting --------------------------------------------------------------------------------------
+
+    def _adopt(self) -> None:
+        """Take over what an earlier controller's runtime left."""
+        for path in sorted(self._directory.glob("*.json")):
+            try:
+                facts = _Facts(**json.loads(path.read_text("utf-8")))
+            except (ValueError, TypeError) as error:
+                _log.warning("%s is no record of an instance (%s); removed", path.name, error)
+                path.unlink()
+                continue
+            facts.images = [(image, resolved, at_s) for image, resolved, at_s in facts.images]
+            if not facts.pid:  # the controller died between spawning and noting the process
+                for pid in marked(facts.marker, str(self._path(facts, "spec"))):
+                    identity = identify(pid)
+                    if identity is not None and os.getsid(pid) == pid:
+                        facts.pid, facts.start_ticks = pid, identity.start_ticks
+                        facts.spawned_monotonic_s = time.monotonic()
+                        self._record(facts)
+            instance = _Instance(facts, InstanceStatus.STARTING, detail="adopted")
+            self._instances[facts.instance_id] = instance
+            if facts.failed:
+                instance.status, instance.reason, instance.detail = InstanceStatus.FAILED, facts.failed, ""
+                continue
+            identity = instance.identity
+            if identity is not None and is_alive(identity):
+                try:
+                    instance.pidfd = os.pidfd_open(identity.pid)
+                except ProcessLookupError:
+                    self._exited(instance)
+                    continue
+                self._look_at_status(instance)
+            else:
+                self._exited(instance)
+        names = {instance.facts.name for instance in self._instances.values()}
+        for path in self._directory.iterdir():
+            if path.name.removeprefix(".").partition(".")[0] not in names:  # half-made, never recorded
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    # --- files -----------------------------------------------------------------------------------------
+
+    def _path(self, facts: _Facts, suffix: str) -> Path:
+        return self._directory / f"{facts.name}.{suffix}"
+
+    def _record(self, facts: _Facts) -> None:
+        _write_private(self._path(facts, "json"), json.dumps(asdict(facts)))
+
+    def _log_file(self, facts: _Facts) -> Any:
+        path = self._logs.path(facts.endpoint_name, facts.variant_name, facts.log_name)
+        return path.open("ab", buffering=0)
+
+    def _say(self, instance: _Instance, text: str) -> None:
+        """Add the runtime's own lines to the instance's log."""
+        try:
+            with self._log_file(instance.facts) as log:
+                log.write("".join(f"understudy: {line}\n" for line in text.splitlines()).encode())
+        except OSError as error:  # a full disk is no reason to lose sight of the instance
+            _log.warning("log of %s: %s", instance.facts.instance_id, error)
+
+    def _last_words(self, facts: _Facts) -> str:
+        """Return the end of the worker's own output in one line."""
+        path = self._logs.path(facts.endpoint_name, facts.variant_name, facts.log_name)
+        try:
+            with path.open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+                lines = file.read().decode("utf-8", "replace").splitlines()
+        except OSError:
+            return ""
+        own = [line.strip() for line in lines if line.strip() and not line.startswith("understudy: ")]
+        return " | ".join(own[-4:])[-600:]
+
+    def _disk_percent(self) -> float:
+        usage = shutil.disk_usage(self._directory)
+        return 100 * usage.used / usage.total
+
+    def _wake(self) -> None:
+        with suppress(BlockingIOError, OSError):
+            os.write(self._wake_write, b"x")
+
+
+def _limit(pid: int, memory_bytes: int) -> None:
+    """Set a new worker's limits from outside: no code of ours runs between fork and exec."""
+    with suppress(ProcessLookupError):
+        resource.prlimit(pid, resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+        _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        files = _MAX_FILES if hard == resource.RLIM_INFINITY else min(_MAX_FILES, hard)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (files, files))
+
+
+def _reap(instance: _Instance) -> int | None:
+    """Collect the exit code of a worker that ended; None when it was another process's child."""
+    if instance.child is not None:
+        try:
+            return instance.child.wait(timeout=5.0)
+        except subprocess.TimeoutExpired:  # stuck in the kernel; the supervisor reaps it some day
+            return None
+    if not instance.facts.pid:
+        return None
+    try:
+        pid, status = os.waitpid(instance.facts.pid, os.WNOHANG)
+    except ChildProcessError:
+        return None  # the supervisor reaps those of earlier controllers
+    return os.waitstatus_to_exitcode(status) if pid else None
+
+
+def _code_text(code: int | None, last_words: str, facts: _Facts) -> str:
+    """Say how a process ended, with the likely cause where there is one.
+
+    >>> facts = _Facts("e/v/f1/0-1", "ab", "e", "v", 2, 8 * 1024**3, 240.0, False, "m")
+    >>> _code_text(-9, "", facts)
+    'killed by signal 9 (SIGKILL: out of memory? The instance type has 8 GiB)'
+    """
+    memory = f"out of memory? The instance type has {facts.memory_bytes / 1024**3:g} GiB"
+    if code is None:
+        return "exit code unknown (it was started by an earlier controller)"
+    if code < 0:
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = "unknown"
+        return f"killed by signal {-code} ({name}{': ' + memory if -code == signal.SIGKILL else ''})"
+    if "MemoryError" in last_words or "bad_alloc" in last_words:
+        return f"exit code {code} ({memory})"
+    return f"exit code {code}"
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file whole, readable by the server's user only: it may hold a container's Environment."""
+    temporary = path.with_name(f".{path.name}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    temporary.replace(path)

@@ -1,0 +1,1 @@
+"""The revisions of the record store, oldest first by name."""

@@ -1,0 +1,108 @@
+"""Sketches as bytes: how ``Summary.buckets`` is kept in a database.
+
+Owns the packed form: a MessagePack list ``[bucket, count, step to the next bucket, count, ...]`` in rising
+order, about three bytes per bucket.  Refuses nothing; empty sketches are None.
+Main class: :class:`PackedBuckets`, which unpacks only when somebody asks for a percentile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
+
+import msgspec
+
+_DECODER = msgspec.msgpack.Decoder(list[int | float])
+
+
+def pack(buckets: Mapping[int, float]) -> bytes | None:
+    """Pack a sketch; None for an empty one."""
+    if not buckets:
+        return None
+    if isinstance(buckets, PackedBuckets) and (blob := buckets.only_blob) is not None:
+        return blob
+    flat: list[int | float] = []
+    before = 0
+    for bucket, count in sorted(buckets.items()):
+        # A whole number takes a byte or two where a float takes nine; above 2**53 it is no longer one.
+        flat += (bucket - before, int(count) if count < 2**53 and count.is_integer() else count)
+        before = bucket
+    return msgspec.msgpack.encode(flat)
+
+
+def unpack(blobs: Iterable[bytes]) -> dict[int, float]:
+    """Unpack sketches into one."""
+    merged: dict[int, float] = {}
+    for blob in blobs:
+        flat = _DECODER.decode(blob)
+        bucket = 0
+        for at in range(0, len(flat), 2):
+            bucket += int(flat[at])
+            merged[bucket] = merged.get(bucket, 0.0) + flat[at + 1]
+    return merged
+
+
+def merge(one: bytes | None, other: bytes | None) -> bytes | None:
+    """Add two packed sketches: SQL's ``merge_sketches(one, other)``."""
+    if one is None or other is None:
+        return one if other is None else other
+    return pack(unpack((one, other)))
+
+
+class MergeAggregate:
+    """Add packed sketches: SQL's aggregate ``sum_sketches(sketch)``."""
+
+    def __init__(self) -> None:
+        self._blobs: list[bytes] = []
+
+    def step(self, blob: bytes | None) -> None:
+        """Take one in."""
+        if blob is not None:
+            self._blobs.append(blob)
+
+    def finalize(self) -> bytes | None:
+        """Return them all as one."""
+        return self._blobs[0] if len(self._blobs) == 1 else pack(unpack(self._blobs))
+
+
+class PackedBuckets(Mapping[int, float]):
+    """Buckets that stay packed until they are read: Sum and Average of a day need none of them.
+
+    Args:
+        blobs: Packed sketches that together are the mapping.
+    """
+
+    __slots__ = ("_blobs", "_buckets")
+
+    def __init__(self, blobs: Sequence[bytes]) -> None:
+        self._blobs = blobs
+        self._buckets: dict[int, float] | None = None
+
+    @property
+    def only_blob(self) -> bytes | None:
+        """The packed form where there is a single one."""
+        return self._blobs[0] if len(self._blobs) == 1 else None
+
+    def _read(self) -> dict[int, float]:
+        if self._buckets is None:
+            self._buckets = unpack(self._blobs)
+        return self._buckets
+
+    def __getitem__(self, bucket: int) -> float:
+        return self._read()[bucket]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def items(self) -> ItemsView[int, float]:
+        """Return (bucket, count) pairs; the mixin's would look each one up."""
+        return self._read().items()
+
+    def values(self) -> ValuesView[float]:
+        """Return the counts."""
+        return self._read().values()
+
+    def __repr__(self) -> str:
+        return repr(self._read())

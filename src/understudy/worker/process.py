@@ -1,0 +1,97 @@
+"""The worker as a process: its title, its status file, and its end when the server is gone.
+
+Owns what the operating system sees. Refuses models and requests.
+
+Main functions: ``set_title``, ``write_status``, ``watch_lifeline``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+_PR_SET_NAME = 15  # linux/prctl.h
+
+
+def set_title(title: str) -> bool:
+    """Make ``ps`` show ``title`` instead of the command line, where the system allows it.
+
+    Linux tells in ``/proc/self/stat`` where the argument area lies (fields 48 and 49, proc(5)); it is this
+    process's own writable memory. The title is cut to the area's size.
+
+    Returns:
+        Whether the argument area could be overwritten.
+    """
+    try:
+        fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
+        start, end = int(fields[45]), int(fields[46])
+        room = end - start
+        if start <= 0 or room < 2:
+            return False
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, title.rsplit(" ", 1)[-1].encode()[:15], 0, 0, 0)
+        ctypes.memmove(start, title.encode("utf-8", "replace")[: room - 1].ljust(room, b"\0"), room)
+    except (OSError, ValueError, IndexError, AttributeError):
+        return False  # not Linux, or a sandbox without /proc: the --title argument is seen instead
+    return True
+
+
+def write_status(
+    path: Path,
+    state: str,
+    *,
+    reason: str = "",
+    detail: str = "",
+    batch: bool = False,
+    model: Mapping[str, Any] | None = None,
+) -> None:
+    """Tell the controller, by one atomic rename, how this worker is: loading, ready or failed."""
+    status = {
+        "state": state,
+        "reason": reason,
+        "detail": detail,
+        "batch": batch,
+        "pid": os.getpid(),
+        "at_s": time.time(),
+        "model": dict(model or {}),
+    }
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(status), "utf-8")
+    os.replace(partial, path)  # noqa: PTH105 - the same call, older Pythons too
+
+
+def watch_lifeline(fd: int, before_exit: Callable[[], None]) -> None:
+    """Watch, in a thread of its own, for EOF on the lifeline; then end this process at once.
+
+    Args:
+        fd: Read end of the pipe whose only writer is the supervisor.
+        before_exit: Called first; kills what would otherwise stay behind.
+    """
+
+    watching = select.poll()
+    watching.register(fd, select.POLLIN)
+
+    def watch() -> None:
+        while True:
+            try:
+                # The pipe is shared with every process of the server, and whoever makes it non-blocking
+                # does so for all: wait by poll, then read.
+                watching.poll()
+                if os.read(fd, 64):
+                    continue
+            except (InterruptedError, BlockingIOError):
+                continue
+            except OSError:
+                pass  # a closed descriptor says the same as EOF
+            try:
+                before_exit()
+            finally:
+                os._exit(0)
+
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()

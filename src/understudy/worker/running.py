@@ -1,0 +1,114 @@
+"""One worker from start to end: spec, title, load, status, serve, exit.
+
+Owns the order of things and the exit codes: 0 for a wanted end, 1 for a model that can't be loaded or whose
+process died, 2 for a spec that can't be read.
+
+Main function: ``main``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .calls import Handler, LoadFailure, say
+from .loading import load
+from .process import set_title, watch_lifeline, write_status
+from .server import Server, stop_on_sigterm
+from .spec import Spec, read_spec
+
+
+def main(arguments: Sequence[str], program: Path) -> int:
+    """Run a worker; returns its exit code.
+
+    Args:
+        arguments: The command line without the program.
+        program: ``__main__.py`` itself, which a pipeline starts again for each container.
+    """
+    parser = argparse.ArgumentParser(prog="understudy worker")
+    parser.add_argument("--spec", required=True, type=Path)
+    parser.add_argument("--title", default="")
+    options = parser.parse_args(arguments)
+    faulthandler.enable()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")
+    try:
+        spec = read_spec(options.spec)
+    except (OSError, ValueError) as error:
+        say(f"worker: {error}")
+        return 2
+    set_title(options.title or spec.title)
+    return _run(spec, program)
+
+
+def _run(spec: Spec, program: Path) -> int:
+    closing: list[Handler] = []
+    if spec.lifeline_fd is not None:
+        os.set_inheritable(spec.lifeline_fd, False)
+
+        def close_all() -> None:
+            for handler in closing:
+                handler.close()
+
+        watch_lifeline(spec.lifeline_fd, close_all)
+    write_status(spec.status_path, "loading")
+    try:
+        handler = _load(spec, program, closing)
+    except LoadFailure as failure:
+        say(f"load failed: {failure.reason}: {failure.detail}")
+        write_status(spec.status_path, "failed", reason=failure.reason, detail=failure.detail)
+        return 1
+    listener = None if spec.listen_fd is None else socket.socket(fileno=spec.listen_fd)
+    connection = None if spec.connection_fd is None else socket.socket(fileno=spec.connection_fd)
+    server = Server(handler, listener=listener, connection=connection)
+    stop_on_sigterm(server)
+    deaths: list[str] = []
+    watch = getattr(handler, "watch", None)
+    if watch is not None:
+
+        def died(detail: str) -> None:
+            deaths.append(detail)
+            server.stop()
+
+        watch(died)
+    write_status(
+        spec.status_path,
+        "ready",
+        batch=handler.batch,
+        model={"kind": handler.kind, "loader": spec.containers[0].loader, "note": handler.note},
+    )
+    server.run()
+    handler.close()
+    if deaths:
+        write_status(spec.status_path, "failed", reason="the model's process died", detail=deaths[0])
+        say(f"the model's process died: {deaths[0]}")
+        sys.stderr.flush()
+        os._exit(1)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Daemon threads inside model libraries may not survive an orderly interpreter shutdown; all is flushed.
+    os._exit(0)
+
+
+def _load(spec: Spec, program: Path, closing: list[Handler]) -> Handler:
+    if len(spec.containers) > 1:
+        from .pipeline import start_pipeline
+
+        return start_pipeline(spec, program, closing)
+    container = spec.containers[0]
+    os.environ.update(container.environment)
+    os.environ.setdefault("SM_MODEL_DIR", str(container.model_dir))
+    place = container.code_dir if container.code_dir is not None else container.model_dir
+    try:
+        os.chdir(place)
+    except OSError as error:
+        raise LoadFailure(f"no directory {place.name}", str(error)) from error
+    handler = load(container, spec.vcpus)
+    closing.append(handler)
+    return handler

@@ -1,0 +1,232 @@
+"""XGBoost models: rows of every waiting request into one prediction, answers as AWS's container words them.
+
+Owns decoding, batching and rendering for boosters. Refuses files (``xgboost_files``) and C calls
+(``xgboost_native``).
+
+Main class: ``XGBoostHandler``.
+
+Answer forms: one row is ``repr`` of its float32 as a float; several rows are comma-joined on one line for
+images 0.90 to 1.2 and newline-joined from 1.3 on; with ``SAGEMAKER_BATCH`` newline-joined with a trailing
+newline. JSON: ``{"predictions": [{"score": ...}]}``.
+
+Differs from AWS: an empty body is 400 (AWS: 204, an empty success); bad data is 400 in all versions (0.90's
+container says 415); JSON and .npy requests are understood, recordio-protobuf is not.
+"""
+
+from __future__ import annotations
+
+import array
+import functools
+import json
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from .calls import Answer, Call, Refusal, failure_answer
+from .codecs import CSV, JSON, JSON_LINES, Table, decode_table, parse_media_type
+from .rendering import choose_accept, head_of, render_npy
+from .wire import RequestHead
+from .xgboost_native import NativeError, Predictor
+
+
+def image_version(image: str, library_version: str) -> tuple[int, int]:
+    """Read the XGBoost version that an image promises, else the library's own.
+
+    >>> image_version("123.dkr.ecr.us-west-2.amazonaws.com/sagemaker-xgboost:0.90-1-cpu-py3", "3.2.0")
+    (0, 90)
+    >>> image_version("my-models:latest", "1.7.6")
+    (1, 7)
+    """
+    tag = image.rpartition(":")[2] if "xgboost" in image.lower() else ""
+    found = re.match(r"(\d+)\.(\d+)", tag) or re.match(r"(\d+)\.(\d+)", library_version)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+class XGBoostHandler:
+    """A loaded booster."""
+
+    kind = "xgboost"
+    batch = True
+    inline = True
+    threads = 1
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        *,
+        note: str,
+        joined_by_comma: bool,
+        for_batch_transform: bool,
+        max_batch_rows: int,
+    ) -> None:
+        """Take a proven predictor; the rest decides the form of answers and the size of batches."""
+        self._predictor = predictor
+        self.note = f"{note}, {predictor.mode}"
+        self._separator = "," if joined_by_comma and not for_batch_transform else "\n"
+        self._outputs_as_lists = joined_by_comma
+        self._end = "\n" if for_batch_transform else ""
+        self._max_rows = max_batch_rows
+        self._csv_head = head_of(CSV)
+        self._commas = -1 if predictor.columns is None else predictor.columns - 1
+
+    def answer(self, calls: Sequence[Call]) -> list[Answer]:
+        """Answer all calls with as few predictions as ``max_batch_rows`` allows."""
+        if len(calls) > 1 or self._commas < 0:
+            quick = None
+        else:
+            quick = self._answer_one_row(calls[0])
+        if quick is not None:
+            return [quick]
+        answers: list[Answer | None] = [None] * len(calls)
+        waiting: dict[int, list[tuple[int, Table, str]]] = {}
+        for at, call in enumerate(calls):
+            try:
+                media = choose_accept(call.head.accept, CSV)
+                table = self._decode(call)
+            except Exception as error:  # noqa: BLE001 - any one body's trouble is that one's answer
+                answers[at] = failure_answer(error)
+                continue
+            waiting.setdefault(table.columns, []).append((at, table, media))
+        for columns, group in waiting.items():
+            for part in self._parts(group):
+                self._predict_part(columns, part, answers)
+        return [answer for answer in answers if answer is not None]
+
+    def _answer_one_row(self, call: Call) -> Answer | None:
+        """The shortest way for the commonest request: one clean CSV row, answered in CSV."""
+        body = call.body
+        if not _is_csv_to_csv(call.head) or body.count(b",") != self._commas:
+            return None
+        if b"\n" in body or b"\r" in body or b"_" in body:
+            return None
+        try:
+            values = array.array("f", map(float, body.split(b",")))
+        except (ValueError, OverflowError):
+            return None  # missing fields, or not numbers: the long way says which
+        if not math.isfinite(sum(values)):
+            return None
+        try:
+            result = self._predictor.predict(values, 1, self._commas + 1)
+        except NativeError as error:
+            return _evaluation_failure(error).as_answer()
+        if len(result) != 1:
+            return Answer(200, self._csv_head, self._render(result, 1, CSV))
+        return Answer(200, self._csv_head, (repr(result[0]) + self._end).encode())
+
+    def _decode(self, call: Call) -> Table:
+        head, body, commas = call.head, call.body, self._commas
+        if (
+            _is_csv(head)
+            and body.count(b",") == commas
+            and not (b"\n" in body or b"\r" in body or b"_" in body)
+        ):
+            try:
+                table = Table(array.array("f", map(float, body.split(b","))), 1, commas + 1)
+            except (ValueError, OverflowError):
+                table = decode_table(head.content_type, body, typecode="f")
+        else:
+            table = decode_table(head.content_type, body, typecode="f", columns=self._predictor.columns)
+        self._check_width(table, head)
+        if not math.isfinite(sum(table.values)) and self._predictor.refuses_infinity:
+            for at, value in enumerate(table.values):
+                if math.isinf(value):
+                    row, column = divmod(at, table.columns)
+                    raise Refusal(
+                        400, f"Row {row + 1}, column {column + 1}: the value is infinite in float32."
+                    )
+        return table
+
+    def _check_width(self, table: Table, head: RequestHead) -> None:
+        """Refuse what the container refuses: rows neither as wide as the model nor one column less."""
+        columns = self._predictor.columns
+        if columns is None or table.columns == columns or table.columns == columns - 1:
+            return
+        media = parse_media_type(head.content_type or CSV)[0]
+        raise _evaluation_failure(
+            f"Feature size of {media.rpartition('/')[2]} inference data {table.columns} is not consistent "
+            f"with feature size of trained model {columns}."
+        )
+
+    def _parts(self, group: list[tuple[int, Table, str]]) -> list[list[tuple[int, Table, str]]]:
+        parts: list[list[tuple[int, Table, str]]] = []
+        rows = 0
+        for entry in group:
+            if not parts or rows + entry[1].rows > self._max_rows:
+                parts.append([])
+                rows = 0
+            parts[-1].append(entry)
+            rows += entry[1].rows
+        return parts
+
+    def _predict_part(
+        self, columns: int, part: list[tuple[int, Table, str]], answers: list[Answer | None]
+    ) -> None:
+        if len(part) == 1:
+            values, rows = part[0][1].values, part[0][1].rows
+        else:
+            values, rows = array.array("f"), 0
+            for _, table, _ in part:
+                values += table.values
+                rows += table.rows
+        try:
+            result = self._predictor.predict(values, rows, columns)
+            outputs, rest = divmod(len(result), rows)
+            if rest or not outputs:
+                raise NativeError(f"{len(result)} predictions for {rows} rows")
+        except NativeError as error:
+            if len(part) == 1:
+                answers[part[0][0]] = _evaluation_failure(error).as_answer()
+                return
+            for entry in part:  # one of them spoils the rest: each alone
+                self._predict_part(columns, [entry], answers)
+            return
+        start = 0
+        for at, table, media in part:
+            end = start + table.rows * outputs
+            try:
+                body = self._render(result[start:end], table.rows, media)
+                answers[at] = Answer(200, self._csv_head if media == CSV else head_of(media), body)
+            except Refusal as error:
+                answers[at] = error.as_answer()
+            start = end
+
+    def _render(self, result: list[float], rows: int, media: str) -> bytes:
+        outputs = len(result) // rows
+        scores: list[Any] = result
+        if outputs > 1:
+            scores = [result[at : at + outputs] for at in range(0, len(result), outputs)]
+        if media == CSV:
+            if outputs > 1 and not self._outputs_as_lists:
+                lines = [",".join(map(repr, row)) for row in scores]
+            else:
+                lines = list(map(repr, scores))  # a list prints as [0.1, 0.2], as the old containers do
+            return (self._separator.join(lines) + self._end).encode()
+        if media == JSON:
+            return json.dumps({"predictions": [{"score": score} for score in scores]}).encode()
+        if media == JSON_LINES:
+            return "".join(json.dumps({"score": score}) + "\n" for score in scores).encode()
+        import numpy as np
+
+        return render_npy(np.asarray(scores, dtype=np.float32))
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+@functools.lru_cache(maxsize=512)
+def _is_csv(head: RequestHead) -> bool:
+    media, parameters = parse_media_type(head.content_type or CSV)
+    return media == CSV and "label_size" not in dict(parameters)
+
+
+@functools.lru_cache(maxsize=512)
+def _is_csv_to_csv(head: RequestHead) -> bool:
+    try:
+        return _is_csv(head) and choose_accept(head.accept, CSV) == CSV
+    except Refusal:
+        return False
+
+
+def _evaluation_failure(error: object) -> Refusal:
+    return Refusal(400, f"Unable to evaluate payload provided: {error}")

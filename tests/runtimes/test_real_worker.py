@@ -1,0 +1,132 @@
+"""LocalRuntime with the real worker program: AWS's own churn model, asked over the wire."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from runtime_bench import Bench, archive, make_spec
+
+from understudy.core.models import Container
+from understudy.core.ports import InstanceState, InstanceStatus
+from understudy.runtimes.local import WORKER_MAIN
+from understudy.worker import wire
+
+REPOSITORY = Path(__file__).parents[2]
+CHURN = REPOSITORY.parent / "shared" / "data" / "churn"
+IMAGE = "683313688378.dkr.ecr.us-east-1.amazonaws.com/sagemaker-xgboost:0.90-1-cpu-py3"
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    # One download for all runs: XGBoost's wheel has 136 MB.
+    cache = os.environ.get("UV_CACHE_DIR", str(REPOSITORY / ".cache" / "uv"))
+    made = Bench(tmp_path, WORKER_MAIN, UV_CACHE_DIR=cache)
+    yield made
+    made.close()
+
+
+def invoke(bench: Bench, state: InstanceState, body: bytes, content_type: str = "text/csv") -> wire.Response:
+    """Send one request over the worker's socket and wait for the answer."""
+    with bench.connect(state.address) as connection:
+        head = wire.encode_request_head(wire.RequestHead(content_type=content_type))
+        connection.sendall(wire.encode_requests([(7, head, body)]))
+        data = b""
+        while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "big"):
+            more = connection.recv(65536)
+            assert more, "the worker closed the connection"
+            data += more
+    assert data[4] == wire.RESPONSES
+    [response] = wire.decode_responses(data[5:])
+    assert response.request_id == 7
+    return response
+
+
+@pytest.mark.shared_data
+def test_awss_churn_model_predicts(bench: Bench) -> None:
+    source = CHURN / "models" / "xgb-churn-prediction-model.tar.gz"
+    if not source.exists():
+        pytest.skip("needs ../shared/data beside the checkout")
+    (bench.files / "model.tar.gz").write_bytes(source.read_bytes())
+    spec = make_spec(
+        "churn/AllTraffic/f1/0-1",
+        Container(IMAGE, f"file://{bench.files}/model.tar.gz"),
+        startup_timeout_s=120,
+        memory_bytes=8 * 1024**3,
+    )
+    bench.runtime.start(spec)
+    state = bench.wait(spec.instance_id, InstanceStatus.READY, InstanceStatus.FAILED, deadline_s=170)
+    assert state.status is InstanceStatus.READY, state.reason
+    [(image, resolved, _)] = state.images
+    assert image == IMAGE
+    assert resolved.startswith("xgboost:0.90-1 (python 3.") and resolved.endswith(", xgboost 0.90)")
+    with (CHURN / "csv" / "validation_with_predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 201
+    with (CHURN / "csv" / "test-dataset-input-cols.csv").open() as file:
+        body = file.readline().strip().encode()
+    response = invoke(bench, state, body)
+    assert response.status == 200, response
+    assert 0.0 <= float(response.body) <= 1.0
+
+
+def test_a_script_of_the_users_own_serves(bench: Bench) -> None:
+    code = b"""
+import json
+def model_fn(model_dir):
+    return open(model_dir + '/greeting.txt').read()
+def input_fn(body, content_type):
+    return json.loads(body)
+def predict_fn(data, model):
+    return {'said': model + ' ' + data['name']}
+def output_fn(prediction, accept):
+    return json.dumps(prediction), 'application/json'
+"""
+    files = {"greeting.txt": b"hello", "code/inference.py": code}
+    bench.objects.put("models", "script.tar.gz", [archive(**files)])
+    spec = make_spec("script/V/f1/0-1", Container("python", "s3://models/script.tar.gz"))
+    bench.runtime.start(spec)
+    state = bench.wait(spec.instance_id, InstanceStatus.READY, InstanceStatus.FAILED)
+    assert state.status is InstanceStatus.READY, state.reason
+    response = invoke(bench, state, b'{"name": "world"}', "application/json")
+    assert (response.status, bytes(response.body)) == (200, b'{"said": "hello world"}')
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (b"def model_fn(d):\n    return 1 +\n", "inference.py"),
+        (b"import no_such_module_anywhere\n", "no_such_module_anywhere"),
+        (b"def model_fn(d):\n    raise KeyError('weights')\n", "weights"),
+        (b"import os\ndef model_fn(d):\n    os.kill(os.getpid(), 9)\n", "killed by signal 9"),
+        (b"import os\ndef model_fn(d):\n    print('bye now', flush=True)\n    os._exit(5)\n", "exit code 5. Its log ends: bye now"),
+    ],
+)  # fmt: skip
+def test_a_script_that_does_not_load_says_where(bench: Bench, code: bytes, told: str) -> None:
+    bench.objects.put("models", "bad.tar.gz", [archive(**{"code/inference.py": code})])
+    spec = make_spec("bad/V/f1/0-1", Container("python", "s3://models/bad.tar.gz"))
+    bench.runtime.start(spec)
+    state = bench.wait(spec.instance_id, InstanceStatus.READY, InstanceStatus.FAILED)
+    assert state.status is InstanceStatus.FAILED
+    assert told in state.reason
+
+
+def test_a_pipeline_passes_through(bench: Bench) -> None:
+    code = b"""
+def model_fn(d): return None
+def input_fn(body, content_type): return body if isinstance(body, str) else body.decode()
+def predict_fn(data, model): return data + '%s'
+def output_fn(prediction, accept): return prediction, 'text/plain'
+"""
+    containers = []
+    for name in ("a", "b"):
+        bench.objects.put("models", f"{name}.tar.gz", [archive(**{"code/inference.py": code % name.encode()})])
+        containers.append(Container("python", f"s3://models/{name}.tar.gz", hostname=name))
+    spec = make_spec("pipe/V/f1/0-1", *containers)
+    bench.runtime.start(spec)
+    state = bench.wait(spec.instance_id, InstanceStatus.READY, InstanceStatus.FAILED)
+    assert state.status is InstanceStatus.READY, state.reason
+    assert bytes(invoke(bench, state, b"x", "text/plain").body) == b"xab"
