@@ -37,7 +37,7 @@ from understudy.control.publisher import Publisher
 from understudy.control.recording import Recorder
 from understudy.core.endpoints import Endpoint
 from understudy.core.names import Place
-from understudy.core.ports import Buckets, Objects, Query
+from understudy.core.ports import Query
 from understudy.operations.registry import OPERATIONS
 from understudy.operations.services import Services
 from understudy.runtimes.artifacts import Artifacts
@@ -68,13 +68,14 @@ class Stores:
     records: SqlRecords
     series: SqliteSeries
     logs: FileLogs
-    buckets: Buckets
-    objects: Objects
+    objects: DiskObjects | S3Objects
 
     def close(self) -> None:
         """Let go of files and connections."""
         self.records.close()
         self.series.close()
+        if isinstance(self.objects, DiskObjects):
+            self.objects.close()
 
 
 def open_stores(settings: Settings, clock: RealClock, entropy: RealEntropy) -> Stores:
@@ -94,7 +95,6 @@ def open_stores(settings: Settings, clock: RealClock, entropy: RealEntropy) -> S
         records=open_records(settings.database or f"sqlite:///{data / 'records.db'}"),
         series=SqliteSeries(data / "series.db"),
         logs=FileLogs(data / "logs", clock),
-        buckets=objects,
         objects=objects,
     )
 
@@ -170,7 +170,7 @@ class Controller:
         )
         services = Services(
             records=stores.records,
-            buckets=stores.buckets,
+            buckets=stores.objects,
             objects=stores.objects,
             series=stores.series,
             logs=stores.logs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import gzip
 import hashlib
@@ -9,14 +10,25 @@ import http.client
 import io
 import json
 import logging
+import shutil
+import subprocess
 import urllib.request
+import zlib
 from typing import Any
 
+import botocore.httpchecksum
 import cbor2
 import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
+from botocore.httpchecksum import AwsChunkedWrapper
 
+from understudy.core import signing
 from understudy.core.errors import ApiError, NotImplementedOperation, ValidationException
+
+KEYS_SECRET = "a secret/with+odd=characters"  # conftest serves with it
 
 
 class Store:
@@ -482,3 +494,87 @@ def test_overload_is_refused(serve: Any) -> None:
 
 def test_not_implemented_names_the_operation() -> None:
     assert "sagemaker.CreateApp" in NotImplementedOperation("sagemaker", "CreateApp").message
+
+
+def chunked_headers(claim: str, length: int, algorithm: str) -> dict[str, str]:
+    return {
+        "X-Amz-Content-SHA256": claim,
+        "X-Amz-Decoded-Content-Length": str(length),
+        "X-Amz-Trailer": f"x-amz-checksum-{algorithm}",
+        "Content-Encoding": "aws-chunked,gzip",
+    }
+
+
+@pytest.mark.parametrize("algorithm", ["crc32", "sha256"])
+def test_unsigned_chunks_with_a_trailer(serve: Any, algorithm: str) -> None:
+    """As boto3 sends over TLS; the framing is botocore's own."""
+    store = Store()
+    server = serve(store.operations(), auth="none")
+    data = bytes(range(256)) * 1000
+    checksum = botocore.httpchecksum._CHECKSUM_CLS[algorithm]
+    wrapper = AwsChunkedWrapper(io.BytesIO(data), checksum, f"x-amz-checksum-{algorithm}", chunk_size=65536)
+    encoded = wrapper.read()
+    headers = chunked_headers("STREAMING-UNSIGNED-PAYLOAD-TRAILER", len(data), algorithm)
+    assert raw(server, "PUT", "/b/k", encoded, headers)[0] == 200
+    assert store.objects["k"]["Body"] == data
+    assert store.seen[-1]["ContentEncoding"] == "gzip"
+    assert store.seen[-1]["ContentLength"] == len(data)
+    spoilt = encoded.replace(bytes(range(100)), bytes(99) + b"x", 1)
+    status, text = raw(server, "PUT", "/b/spoilt", spoilt, headers)
+    assert (status, b"<Code>BadDigest</Code>" in text) == (400, True)
+    status, text = raw(server, "PUT", "/b/short", encoded[:-40], headers)
+    assert (status, b"<Code>IncompleteBody</Code>" in text) == (400, True)
+    wrong_length = headers | {"X-Amz-Decoded-Content-Length": str(len(data) + 1)}
+    assert b"IncompleteBody" in raw(server, "PUT", "/b/long", encoded, wrong_length)[1]
+    assert set(store.objects) == {"k"}
+
+
+@pytest.mark.parametrize("trailing", [False, True])
+def test_signed_chunks(serve: Any, trailing: bool) -> None:
+    store = Store()
+    server = serve(store.operations())
+    chunks = [b"a" * 65536, b"b" * 1024]
+    data = b"".join(chunks)
+    claim = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD" + ("-TRAILER" if trailing else "")
+    headers = chunked_headers(claim, len(data), "crc32")
+    if not trailing:
+        del headers["X-Amz-Trailer"]
+    request = AWSRequest(method="PUT", url=f"{server.url}/b/k", headers=headers)
+    SigV4Auth(Credentials("AKIDTEST", KEYS_SECRET), "s3", "us-east-1").add_auth(request)
+    authorization = request.headers["Authorization"]
+    amz_date = request.headers["X-Amz-Date"]
+    signature = authorization.rpartition("Signature=")[2]
+    key = signing._signing_key(KEYS_SECRET, amz_date[:8], "us-east-1", "s3")
+    scope = f"{amz_date[:8]}/us-east-1/s3/aws4_request"
+    verified = signing.Verified("AKIDTEST", "s3", "us-east-1", signature, claim, key, scope, amz_date)
+    encoded, previous = b"", signature
+    for chunk in [*chunks, b""]:
+        previous = signing.chunk_signature(verified, previous, hashlib.sha256(chunk).hexdigest())
+        encoded += b"%x;chunk-signature=%s\r\n%s" % (len(chunk), previous.encode(), chunk)
+        encoded += b"\r\n" if chunk else b""
+    if trailing:
+        value = base64.b64encode(zlib.crc32(data).to_bytes(4, "big"))
+        trailer = b"x-amz-checksum-crc32:" + value + b"\n"
+        encoded += trailer[:-1] + b"\r\nx-amz-trailer-signature:"
+        encoded += signing.trailer_signature(verified, previous, trailer).encode() + b"\r\n"
+    encoded += b"\r\n"
+    sent = dict(request.headers.items())
+    assert raw(server, "PUT", "/b/k", encoded, sent)[0] == 200
+    assert store.objects["k"]["Body"] == data
+    status, text = raw(server, "PUT", "/b/k", encoded.replace(b"bbb", b"bbc", 1), sent)
+    assert (status, b"<Code>SignatureDoesNotMatch</Code>" in text) == (403, True)
+
+
+def test_curl_signs_too(serve: Any) -> None:
+    curl = shutil.which("curl")
+    if curl is None:
+        pytest.skip("curl is not installed")
+    store = Store()
+    server = serve({("sagemaker", "ListModels"): lambda s, r: {"Models": []}, **store.operations()})
+    common = [curl, "-s", "--user", f"AKIDTEST:{KEYS_SECRET}"]
+    target = ["-H", "X-Amz-Target: SageMaker.ListModels", "-H", "Content-Type: application/x-amz-json-1.1"]
+    signed = ["--aws-sigv4", "aws:amz:us-east-1:sagemaker"]
+    answer = subprocess.run(
+        [*common, *signed, *target, "-d", "{}", f"{server.url}/"], capture_output=True, check=True
+    )
+    assert json.loads(answer.stdout) == {"Models": []}

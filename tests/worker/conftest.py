@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from understudy.worker import wire
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,12 +66,16 @@ class WireClient:
             found.update({one.request_id: one for one in wire.decode_responses(payload)})
         return [found[number] for number in ids]
 
-    def ask(self, body: bytes, content_type: str = "text/csv", accept: str = "", **head: str) -> wire.Response:
+    def ask(
+        self, body: bytes, content_type: str = "text/csv", accept: str = "", **head: str
+    ) -> wire.Response:
         """One request, one answer."""
         request = wire.RequestHead(content_type=content_type, accept=accept, **head)
         return self.collect(self.send((request, body)))[0]
 
-    def stream(self, body: bytes, content_type: str = "text/csv", **head: str) -> list[wire.Chunk | wire.Response]:
+    def stream(
+        self, body: bytes, content_type: str = "text/csv", **head: str
+    ) -> list[wire.Chunk | wire.Response]:
         """One request that wants a stream; returns its chunks (or its one whole answer)."""
         self.send((wire.RequestHead(content_type=content_type, flags="s", **head), body))
         chunks: list[wire.Chunk | wire.Response] = []
@@ -105,7 +110,9 @@ class RunningWorker:
     clients: list[WireClient] = field(default_factory=list)
 
     def status(self) -> dict[str, Any]:
-        return dict(json.loads(self.status_path.read_text())) if self.status_path.exists() else {"state": "none"}
+        return (
+            dict(json.loads(self.status_path.read_text())) if self.status_path.exists() else {"state": "none"}
+        )
 
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")
@@ -118,7 +125,9 @@ class RunningWorker:
             if status["state"] in states:
                 return status
             if self.process.poll() is not None and self.status()["state"] not in states:
-                pytest.fail(f"worker ended with {self.process.returncode}: {self.status()} {self.log()[-4000:]}")
+                pytest.fail(
+                    f"worker ended with {self.process.returncode}: {self.status()} {self.log()[-4000:]}"
+                )
             time.sleep(0.01)
         pytest.fail(f"worker never got to {states}: {self.status()} {self.log()[-4000:]}")
 
@@ -148,7 +157,9 @@ def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
     """Start a worker for one or more containers; everything is ended and checked at the end."""
     workers: list[RunningWorker] = []
 
-    def start(*containers: dict[str, Any], python: str | None = None, wait: bool = True, **changes: Any) -> RunningWorker:
+    def start(
+        *containers: dict[str, Any], python: str | None = None, wait: bool = True, **changes: Any
+    ) -> RunningWorker:
         number = len(workers)
         directory = tmp_path / f"w{number}"
         directory.mkdir()

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from understudy.worker import wire
 
 IMAGE_090 = "246618743249.dkr.ecr.us-west-2.amazonaws.com/xgboost:0.90-1-cpu-py3"
@@ -35,7 +36,11 @@ print(json.dumps([[repr(x) for x in row] for row in out]))
 
 def oracle(python: str, path: Path, rows: list[bytes]) -> list[list[str]]:
     done = subprocess.run(
-        [python, "-c", ORACLE, str(path)], input=b"\n".join(rows), capture_output=True, check=True, timeout=120
+        [python, "-c", ORACLE, str(path)],
+        input=b"\n".join(rows),
+        capture_output=True,
+        check=True,
+        timeout=120,
     )
     return list(json.loads(done.stdout))
 
@@ -231,9 +236,7 @@ def test_hostile_bodies_are_refused_and_never_kill(trained, start_worker, make_c
     worker = start_worker(make_container(directory, python=xgboost_python("3.2.0")))
     client = worker.client()
     good = client.ask(ROWS[0])
-    requests = [
-        (wire.RequestHead(content_type=content_type), body) for body, content_type, _, _ in HOSTILE
-    ]
+    requests = [(wire.RequestHead(content_type=content_type), body) for body, content_type, _, _ in HOSTILE]
     mixed = [part for request in requests for part in (request, (CSV, ROWS[0]))]
     answers = client.collect(client.send(*mixed))
     for (_, _, status, text), answer in zip(HOSTILE, answers[::2], strict=True):

@@ -89,18 +89,18 @@ class ChunkedBody:
         """Read the trailer to its empty line, and check its signature."""
         signed_text = b""
         signature: bytes | None = None
-        while (line := self._line(at_end=True)) != b"":
+        while (line := self._line()) != b"":
             name, separator, value = line.partition(b":")
             name = name.strip().lower()
             if not separator or not name.startswith(b"x-amz-") or len(self.trailers) >= MAX_TRAILERS:
                 raise _incomplete("The body's trailer is malformed.")
             if name == b"x-amz-trailer-signature":
-                signature = value.strip()
+                signature = value.strip(b" \t")
                 continue
             if name.decode("latin-1") in self.trailers:
                 raise _incomplete("The body's trailer names a header twice.")
-            self.trailers[name.decode("latin-1")] = value.strip().decode("latin-1")
-            signed_text += name + b":" + value.strip() + b"\n"
+            self.trailers[name.decode("latin-1")] = value.strip(b" \t").decode("latin-1")
+            signed_text += name + b":" + value.strip(b" \t") + b"\n"
         if self.trailers and not self._trailing:
             raise _incomplete("The body has a trailer that was not announced.")
         if self._signed and self._trailing and self._verified is not None:
@@ -130,14 +130,12 @@ class ChunkedBody:
         del self._buffer[:most]
         return data
 
-    def _line(self, *, at_end: bool = False) -> bytes:
-        """Read to CRLF; ``at_end`` takes the end of the body for an empty line."""
+    def _line(self) -> bytes:
+        """Read to CRLF."""
         while (end := self._buffer.find(b"\r\n")) < 0:
             if len(self._buffer) > MAX_LINE_BYTES:
                 raise _incomplete("A line of the body's framing is too long.")
             if not self._fill():
-                if at_end and not self._buffer:
-                    return b""
                 raise _incomplete("The body ends within a chunk.")
         if end > MAX_LINE_BYTES:
             raise _incomplete("A line of the body's framing is too long.")

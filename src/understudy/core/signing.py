@@ -21,9 +21,21 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from functools import lru_cache
-from urllib.parse import quote_from_bytes, unquote, unquote_to_bytes
+
+from understudy.core.canonical import canonical_path, canonical_query, query_parameters, sub_resources
+from understudy.core.signatures import Reason, SignatureFailure, SignedRequest, Verified
+
+__all__ = [
+    "EMPTY_SHA256",
+    "Reason",
+    "SignatureFailure",
+    "SignedRequest",
+    "Verified",
+    "chunk_signature",
+    "trailer_signature",
+    "verify",
+]
 
 ALGORITHM = b"AWS4-HMAC-SHA256"
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
@@ -32,136 +44,6 @@ MAX_PRESIGNED_S = 604_800  # AWS's own limit: seven days
 
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 _AMZ_DATE = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z", re.ASCII)
-# SigV2's canonical resource takes these query parameters and no others.
-_SUB_RESOURCES = frozenset(
-    b"accelerate acl analytics cors defaultObjectAcl delete inventory lifecycle location logging metrics"
-    b" notification object-lock partNumber policy replication requestPayment response-cache-control"
-    b" response-content-disposition response-content-encoding response-content-language"
-    b" response-content-type response-expires restore select select-type storageClass tagging torrent"
-    b" uploadId uploads versionId versioning versions website".split()
-)
-
-
-class Reason(StrEnum):
-    """Why a signature was refused, whatever the protocol; :meth:`SignatureFailure.wire` spells it."""
-
-    MISSING = "missing"
-    INCOMPLETE = "incomplete"
-    UNKNOWN_KEY = "unknown-key"
-    MISMATCH = "mismatch"
-    SKEWED = "skewed"
-    SCOPE = "scope"
-    EXPIRED = "expired"
-    UNSIGNED_HEADER = "unsigned-header"
-    PAYLOAD = "payload"
-
-
-# Reason -> (code, status) per family of protocols: JSON and REST-JSON, query/XML, S3.
-_WIRE: dict[Reason, dict[str, tuple[str, int]]] = {
-    Reason.MISSING: {
-        "json": ("MissingAuthenticationToken", 403),
-        "query": ("MissingAuthenticationToken", 403),
-        "s3": ("AccessDenied", 403),
-    },
-    Reason.INCOMPLETE: {
-        "json": ("IncompleteSignature", 403),
-        "query": ("IncompleteSignature", 400),
-        "s3": ("AuthorizationHeaderMalformed", 400),
-    },
-    Reason.UNKNOWN_KEY: {
-        "json": ("UnrecognizedClientException", 403),
-        "query": ("InvalidClientTokenId", 403),
-        "s3": ("InvalidAccessKeyId", 403),
-    },
-    Reason.MISMATCH: {
-        "json": ("InvalidSignatureException", 403),
-        "query": ("SignatureDoesNotMatch", 403),
-        "s3": ("SignatureDoesNotMatch", 403),
-    },
-    Reason.SKEWED: dict.fromkeys(("json", "query", "s3"), ("RequestTimeTooSkewed", 403)),
-    Reason.SCOPE: {
-        "json": ("InvalidSignatureException", 403),
-        "query": ("SignatureDoesNotMatch", 403),
-        "s3": ("AuthorizationHeaderMalformed", 400),
-    },
-    Reason.EXPIRED: dict.fromkeys(("json", "query", "s3"), ("AccessDenied", 403)),
-    Reason.UNSIGNED_HEADER: {
-        "json": ("InvalidSignatureException", 403),
-        "query": ("SignatureDoesNotMatch", 403),
-        "s3": ("AccessDenied", 403),
-    },
-    Reason.PAYLOAD: {
-        "json": ("InvalidSignatureException", 403),
-        "query": ("SignatureDoesNotMatch", 403),
-        "s3": ("XAmzContentSHA256Mismatch", 400),
-    },
-}
-
-
-class SignatureFailure(Exception):
-    """A signature that does not hold.
-
-    Attributes:
-        reason: Neutral reason.
-        message: Text for the caller, with AWS's wording; never holds a secret or an expected signature.
-    """
-
-    def __init__(self, reason: Reason, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
-
-    def wire(self, family: str) -> tuple[str, int]:
-        """Spell the reason as (AWS's error code, HTTP status).
-
-        Args:
-            family: ``json`` (also REST-JSON), ``query`` or ``s3``.
-
-        >>> SignatureFailure(Reason.MISMATCH, "").wire("json")
-        ('InvalidSignatureException', 403)
-        """
-        return _WIRE[self.reason][family]
-
-
-@dataclass(frozen=True, slots=True)
-class SignedRequest:
-    """What a signature covers.
-
-    Attributes:
-        raw_path: As it came, percent-encoding untouched, no query.
-        raw_query: What followed the first ``?``, or empty.
-        headers: In order; names in lower case.
-        body_sha256: Hex digest of the body, or None when it is still to be read (S3): then the caller
-            must hold the body to ``Verified.payload_hash_claim``.
-    """
-
-    method: str
-    raw_path: bytes
-    raw_query: bytes
-    headers: Sequence[tuple[bytes, bytes]]
-    body_sha256: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """Who signed, and what is needed to go on (chunk signatures).
-
-    Attributes:
-        signature: Hex (SigV4): the seed of an aws-chunked body's chain of chunk signatures.
-        payload_hash_claim: Hex digest, ``UNSIGNED-PAYLOAD`` or ``STREAMING-...``.
-        signing_key: Derived key; empty for SigV2.
-        scope: ``20261121/us-east-1/s3/aws4_request``; empty for SigV2.
-        amz_date: ``20261121T001136Z``; empty for SigV2.
-    """
-
-    access_key_id: str
-    service: str
-    region: str
-    signature: str
-    payload_hash_claim: str
-    signing_key: bytes
-    scope: str
-    amz_date: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +132,7 @@ def _verify_header(
     payload = _payload_claim(stated_hash, request.body_sha256, claim.service)
     signing_key = _signing_key(secret, claim.date, claim.region, claim.service)
     signature = signature_bytes.decode("latin-1")
-    canonical = _canonical(request, claim, values, _canonical_query(request.raw_query), payload)
+    canonical = _canonical(request, claim, values, canonical_query(request.raw_query), payload)
     _compare(canonical, amz_date, claim.scope, signing_key, signature)
     return Verified(
         claim.access_key_id,
@@ -273,7 +155,7 @@ def _verify_query(
     skew_s: float,
 ) -> Verified:
     """Check SigV4 in the query (presigned URLs)."""
-    parameters = _parameters(request.raw_query, b"X-Amz-")
+    parameters = query_parameters(request.raw_query, b"X-Amz-")
     try:
         algorithm = parameters[b"X-Amz-Algorithm"]
         credential = parameters[b"X-Amz-Credential"]
@@ -304,7 +186,7 @@ def _verify_query(
         stated = UNSIGNED_PAYLOAD.encode()
     payload = _payload_claim(stated, request.body_sha256, claim.service)
     signing_key = _signing_key(secret, claim.date, claim.region, claim.service)
-    query = _canonical_query(request.raw_query, without=b"X-Amz-Signature")
+    query = canonical_query(request.raw_query, without=b"X-Amz-Signature")
     canonical = _canonical(request, claim, values, query, payload)
     _compare(canonical, amz_date, claim.scope, signing_key, signature)
     return Verified(
@@ -323,7 +205,7 @@ def _verify_query_v2(
     request: SignedRequest, credentials: Mapping[str, str], now_s: float, region: str
 ) -> Verified:
     """Check S3's SigV2 query form, which boto3's ``generate_presigned_url`` sends by default."""
-    parameters = _parameters(request.raw_query, b"")
+    parameters = query_parameters(request.raw_query, b"")
     try:
         access_key_id = parameters[b"AWSAccessKeyId"].decode("latin-1")
         signature = parameters[b"Signature"]
@@ -356,7 +238,7 @@ def _verify_query_v2(
         fields.pop(b"content-type", b""),
         expires,
         *(name + b":" + fields[name] for name in sorted(fields)),
-        request.raw_path + _sub_resources(request.raw_query),
+        request.raw_path + sub_resources(request.raw_query),
     ]
     expected = base64.b64encode(hmac.digest(secret.encode(), b"\n".join(lines), "sha1"))
     if not hmac.compare_digest(expected, signature):
@@ -534,67 +416,11 @@ def _canonical(
     request: SignedRequest, claim: _Claim, values: Mapping[bytes, bytes], query: bytes, payload: str
 ) -> bytes:
     """Build the canonical request."""
-    path = request.raw_path if claim.service == "s3" else _canonical_path(request.raw_path)
+    path = request.raw_path if claim.service == "s3" else canonical_path(request.raw_path)
     lines = [request.method.upper().encode(), path, query]
     lines += [name + b":" + values[name] for name in claim.signed_names]
     lines += [b"", claim.signed_headers, payload.encode()]
     return b"\n".join(lines)
-
-
-@lru_cache(maxsize=1024)
-def _canonical_path(raw_path: bytes) -> bytes:
-    """Normalise dot segments and encode the (already encoded) path once more, as all but S3 do."""
-    path = raw_path
-    if b"//" in path or b"/." in path:
-        kept: list[bytes] = []
-        for segment in path.split(b"/"):
-            if segment == b"..":
-                if kept:
-                    kept.pop()
-            elif segment not in (b"", b"."):
-                kept.append(segment)
-        tail = b"/" if kept and path.endswith(b"/") else b""
-        path = b"/" + b"/".join(kept) + tail
-    return quote_from_bytes(path, safe="/~-_.").encode() or b"/"
-
-
-def _canonical_query(raw_query: bytes, without: bytes | None = None) -> bytes:
-    """Sort the parameters as they came; nothing is decoded, so nothing can mean two things."""
-    if not raw_query:
-        return b""
-    pairs = []
-    for pair in raw_query.split(b"&"):
-        name, _, value = pair.partition(b"=")
-        if name != without:
-            pairs.append((name, value))
-    pairs.sort()
-    return b"&".join([name + b"=" + value for name, value in pairs])
-
-
-def _sub_resources(raw_query: bytes) -> bytes:
-    """Render SigV2's canonical sub-resources."""
-    kept = []
-    for pair in raw_query.split(b"&"):
-        name, separator, value = pair.partition(b"=")
-        if name in _SUB_RESOURCES:
-            kept.append((name, name + separator + unquote_to_bytes(value)))
-    kept.sort(key=lambda item: item[0])
-    return b"?" + b"&".join(text for _, text in kept) if kept else b""
-
-
-def _parameters(raw_query: bytes, prefix: bytes) -> dict[bytes, bytes]:
-    """Decode the parameters whose names begin with a prefix; each may come once."""
-    parameters: dict[bytes, bytes] = {}
-    for pair in raw_query.split(b"&"):
-        name, _, value = pair.partition(b"=")
-        if name.startswith(prefix):
-            if name in parameters:
-                raise SignatureFailure(
-                    Reason.INCOMPLETE, f"Query parameter {unquote(name.decode('latin-1'))} comes twice."
-                )
-            # Only form encoders write a space as "+"; botocore encodes SigV2's query that way.
-            parameters[name] = unquote_to_bytes(value.replace(b"+", b"%20"))
-    return parameters
 
 
 # --- the signature ---------------------------------------------------------------------------------

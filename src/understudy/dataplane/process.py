@@ -41,6 +41,7 @@ CLOSE_SECOND_S = 0.25
 DRAIN_S = 30.0
 IDLE_GRACE_S = 0.5  # an idle client that sends just now still gets its answer, with Connection: close
 METRICS_GRACE_S = 2.0
+FIRST_TABLE_S = 1.0
 
 
 def main(argv: list[str], *, draw: Callable[[], float] | None = None) -> int:
@@ -129,6 +130,10 @@ class _Process:
         elif Path("table.json").exists():
             log.error("table.json does not fit its checksum: waiting for the controller's table")
         self._control.connect()
+        first_table_by_s = time.monotonic() + FIRST_TABLE_S
+        # A caller in the backlog is better off waiting a moment than being told of an empty table.
+        while not self._router.board.known and time.monotonic() < first_table_by_s:
+            await asyncio.sleep(0.01)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         threading.Thread(target=self._lifeline, name="lifeline", daemon=True).start()
@@ -185,8 +190,7 @@ class _Process:
     async def _end(self, server: asyncio.Server) -> None:
         """Finish what is in work, close idle connections, hand over the last counts."""
         router = self._router
-        router.stopping = True
-        router.heads.clear()
+        router.stop_keeping_alive()
         server.close()
         started_s = time.monotonic()
         while router.connections and (past_s := time.monotonic() - started_s) < DRAIN_S:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from understudy.core.errors import (
     ApiError,
-    InternalFailure,
     ServiceUnavailable,
     ValidationError,
 )
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_CACHED_HEADS = 4096
 CLIENT_GONE = 499  # nginx's number for it: counts as the caller's, reaches nobody
 
 
@@ -324,8 +322,12 @@ class Router:
         now_ns = time.monotonic_ns()
         for call in unsent:
             self._try_elsewhere(call, link)
+        counted: dict[tuple[str, bytes], int] = {}  # the same body twice in one worker's hands is one death
         for call in sent:
-            deaths = self._deaths.note(call.invocation.endpoint, call.body, now_ns / 1e9)
+            key = (call.invocation.endpoint, call.body)
+            deaths = counted.get(key)
+            if deaths is None:
+                deaths = counted[key] = self._deaths.note(*key, now_ns / 1e9)
             if call.streaming:
                 self._fail_by_model(call, 0, "The model's process ended within the stream.", now_ns)
             elif deaths >= DEADLY:
@@ -387,9 +389,11 @@ class Router:
                 log.exception("a connection's housekeeping failed")
                 connection.abort()
 
-    def broken(self, caller: Caller) -> None:
-        """Answer a fault of our own."""
-        self.refuse(caller, InternalFailure("An internal failure occurred. Try again."))
+    def stop_keeping_alive(self) -> None:
+        """Let every connection's next answer be its last."""
+        self.stopping = True
+        for connection in self.connections:
+            connection.keep_alive = False
 
 
 _DEADLY = "The model's process ended twice while it worked on this request. Look into the endpoint's log."

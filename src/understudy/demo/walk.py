@@ -126,7 +126,11 @@ def _invoke(story: Walk, row: str, target: str | None = None) -> tuple[str, floa
     )
     variant = str(answer["InvokedProductionVariant"])
     story.sent[variant] += 1
-    return variant, float(answer["Body"].read())
+    text = answer["Body"].read()
+    try:
+        return variant, float(text)
+    except ValueError as error:
+        raise WalkFailed(f"{variant} answered {text[:100]!r}, not a probability.") from error
 
 
 def _send_by_weight(story: Walk, rows: list[str], what: str) -> Counter[str]:
@@ -260,7 +264,7 @@ def _drop_old(story: Walk) -> None:
                     answered[_invoke(story, row)[0]] += 1
                     if done.is_set():
                         return
-        except (BotoCoreError, ClientError, ValueError) as error:
+        except (BotoCoreError, ClientError, WalkFailed) as error:
             failures.append(error)  # told below, in the thread that can
         except BaseException:
             failures.append(RuntimeError("the sending thread broke off"))

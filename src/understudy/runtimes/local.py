@@ -539,6 +539,13 @@ class LocalRuntime:
                         facts.spawned_monotonic_s = time.monotonic()
                         self._record(facts)
             instance = _Instance(facts, InstanceStatus.STARTING, detail="adopted")
+            if not facts.pid and not facts.failed:
+                # Never spawned, or forked and not yet itself.  Without its spec such a latecomer ends, and
+                # whoever read the spec before is marked by now.
+                self._path(facts, "spec").unlink(missing_ok=True)
+                kill_family(None, facts.marker)
+                self._forget(instance)
+                continue
             self._instances[facts.instance_id] = instance
             if facts.failed:
                 instance.status, instance.reason, instance.detail = InstanceStatus.FAILED, facts.failed, ""

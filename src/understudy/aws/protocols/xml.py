@@ -197,5 +197,6 @@ def _attributes(shape: Shape, value: dict[str, Any]) -> str:
             namespace = shape.serialization.get("xmlNamespace")
             if ":" in wire_name and isinstance(namespace, dict):
                 written += f' xmlns:{prefix}="{escape(namespace["uri"])}"'
-            written += f' {wire_name}="{escape(str(value[name]))}"'
+            text = escape(str(value[name])).replace("\n", "&#10;").replace("\t", "&#9;")
+            written += f' {wire_name}="{text}"'
     return written

@@ -1,0 +1,216 @@
+"""Choices equal core's; links live across tables; a broken table changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from understudy.core.routing import (
+    EndpointRoute,
+    InstanceRoute,
+    RoutingTable,
+    VariantRoute,
+    choose_variant,
+)
+from understudy.dataplane.accounting import Ledger
+from understudy.dataplane.calls import Call
+from understudy.dataplane.dice import splitmix64
+from understudy.dataplane.instances import InstanceLink, LinkState
+from understudy.dataplane.table import BadTable, Endpoint, Switchboard, Variant, load_table, parse_table
+
+
+class QuietDesk:
+    """Takes what links report, for tests that look at links alone."""
+
+    def __init__(self) -> None:
+        self.suspects: list[str] = []
+        self.lost: list[Call] = []
+
+    def take_responses(self, link: InstanceLink, payload: bytes, received_ns: int) -> None:
+        raise AssertionError("no answers here")
+
+    take_chunk = take_responses
+
+    def take_loss(self, link: InstanceLink, unsent: list[Call], sent: list[Call]) -> None:
+        self.lost += unsent + sent
+
+    def link_settled(self, link: InstanceLink) -> None:
+        pass
+
+    def link_suspect(self, link: InstanceLink, reason: str) -> None:
+        self.suspects.append(link.instance_id)
+
+
+def endpoint_of(route: EndpointRoute) -> Endpoint:
+    ledger = Ledger()
+    return Endpoint(route, [Variant(one, route.name, [], ledger) for one in route.variants])
+
+
+weights = st.one_of(st.just(0.0), st.floats(1e-9, 1e9), st.sampled_from([1.0, 3.0, 0.1, 0.2, 0.7]))
+
+
+@given(st.lists(weights, min_size=1, max_size=10), st.floats(0.0, 1.0, exclude_max=True))
+def test_choices_equal_core(values: list[float], draw: float) -> None:
+    assume(sum(values) > 0)
+    route = EndpointRoute(
+        "e", tuple(VariantRoute(f"v{number}", value, "c") for number, value in enumerate(values))
+    )
+    endpoint = endpoint_of(route)
+    chosen = endpoint.only or endpoint.choose(draw)
+    assert chosen is not None
+    assert chosen.name == choose_variant(route, draw).name
+
+
+def test_zero_weight_gets_exactly_none() -> None:
+    route = EndpointRoute("e", (VariantRoute("z", 0.0, "c"), VariantRoute("a", 1.0, "c")))
+    route = EndpointRoute("e", (*route.variants, VariantRoute("b", 1.0, "c"), VariantRoute("y", 0.0, "c")))
+    endpoint, draw = endpoint_of(route), splitmix64(7)
+    counts = {"z": 0, "a": 0, "b": 0, "y": 0}
+    for _ in range(20_000):
+        chosen = endpoint.choose(draw())
+        assert chosen is not None
+        counts[chosen.name] += 1
+    assert counts["z"] == counts["y"] == 0
+    assert abs(counts["a"] - 10_000) < 500  # seven standard deviations
+
+
+def test_no_positive_weight_chooses_nobody() -> None:
+    endpoint = endpoint_of(EndpointRoute("e", (VariantRoute("a", 0.0, "c"),)))
+    assert endpoint.only is None
+    assert endpoint.choose(0.3) is None
+
+
+def links(count: int, loop: asyncio.AbstractEventLoop) -> list[InstanceLink]:
+    made = []
+    for number in range(count):
+        link = InstanceLink(f"i{number}", "w/none.sock", QuietDesk(), loop)
+        link.state, link.ready = LinkState.READY, True
+        made.append(link)
+    return made
+
+
+def test_the_least_outstanding_instance_is_chosen() -> None:
+    loop = asyncio.new_event_loop()
+    try:
+        one, two, three = made = links(3, loop)
+        variant = Variant(VariantRoute("v", 1.0, "c"), "e", made, Ledger())
+        call: Any = object()
+        one.pending = {1: call, 2: call}
+        two.pending = {1: call}
+        three.pending = {1: call, 2: call, 3: call}
+        assert variant.choose_link() is two
+        assert variant.choose_link(two) is one
+        two.ready = False  # silent: worse than any ready one
+        assert variant.choose_link() is one
+        one.state = three.state = LinkState.LOST
+        assert variant.choose_link() is two
+        two.state = LinkState.LOST
+        assert variant.choose_link() is None
+    finally:
+        loop.close()
+
+
+def test_idle_instances_take_turns() -> None:
+    loop = asyncio.new_event_loop()
+    try:
+        variant = Variant(VariantRoute("v", 1.0, "c"), "e", links(3, loop), Ledger())
+        seen = [variant.choose_link() for _ in range(9)]
+        assert all(seen.count(link) == 3 for link in variant.links)
+    finally:
+        loop.close()
+
+
+def table(version: int, **instances: str) -> RoutingTable:
+    routes = tuple(InstanceRoute(name, address) for name, address in instances.items())
+    return RoutingTable(version, {"e": EndpointRoute("e", (VariantRoute("v", 1.0, "c", routes),))})
+
+
+def test_links_live_across_tables_unless_their_address_changes() -> None:
+    async def scenario() -> None:
+        board = Switchboard(QuietDesk(), Ledger(), asyncio.get_running_loop(), lambda: None)
+        board.swap(table(1, a="w/a.sock", b="w/b.sock"))
+        first = dict(board.links)
+        board.swap(table(2, a="w/a.sock", b="w/b2.sock", c="w/c.sock"))
+        assert board.links["a"] is first["a"]
+        assert board.links["b"] is not first["b"]
+        assert first["b"].state == LinkState.CLOSED
+        busy = board.links["a"]
+        call: Any = object()
+        busy.pending[1] = call
+        board.swap(table(3, c="w/c.sock"))
+        assert board.draining() == ["a"]
+        assert busy.state != LinkState.CLOSED
+        busy.pending.clear()
+        busy.end_if_retired()
+        assert busy.state == LinkState.CLOSED
+        for link in board.all_links():
+            link.close()
+        await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+
+
+RENDERED = {
+    "version": 4,
+    "endpoints": [
+        {
+            "name": "e",
+            "variants": [
+                {
+                    "name": "v",
+                    "weight": 0.0,
+                    "config_name": "c",
+                    "timeout_s": 60.0,
+                    "containers": ["primary"],
+                    "instances": [{"instance_id": "i", "address": "w/a.sock"}],
+                }
+            ],
+        }
+    ],
+}
+
+
+def test_a_table_is_read_from_json() -> None:
+    read = parse_table(RENDERED)
+    assert read.version == 4
+    assert read.endpoints["e"].variants[0].instances == (InstanceRoute("i", "w/a.sock"),)
+
+
+@pytest.mark.parametrize(
+    "crooked",
+    [
+        {},
+        {"version": "x", "endpoints": []},
+        {"version": 1, "endpoints": [{"name": "e"}]},
+        {"version": 1, "endpoints": [{"name": "e", "variants": [{"name": "v", "weight": -1.0}]}]},
+        {
+            "version": 1,
+            "endpoints": [
+                {"name": "e", "variants": [{"name": "v", "weight": -1.0, "config_name": "c"}]},
+            ],
+        },
+    ],
+)
+def test_crooked_tables_are_refused(crooked: dict[str, Any]) -> None:
+    with pytest.raises(BadTable):
+        parse_table(crooked)
+
+
+def test_the_stored_table_needs_its_checksum(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    assert load_table(path) is None
+    canonical = json.dumps(RENDERED, separators=(",", ":"), sort_keys=True).encode()
+    document = {"sha256": hashlib.sha256(canonical).hexdigest(), "table": RENDERED}
+    path.write_text(json.dumps(document))
+    assert load_table(path) == parse_table(RENDERED)
+    path.write_text(json.dumps(document).replace('"v"', '"w"'))
+    assert load_table(path) is None
+    path.write_text("{")
+    assert load_table(path) is None
