@@ -181,8 +181,12 @@ class Controller:
             nudge=self._loop.nudge,
         )
         credentials = Credentials(settings.credentials_path)
-        gateway = Gateway(
-            services, OPERATIONS, credentials.keys, "none" if settings.auth == "none" else "sigv4"
+        self._gateway = gateway = Gateway(
+            services,
+            OPERATIONS,
+            credentials.keys,
+            "none" if settings.auth == "none" else "sigv4",
+            signing_clock=RealClock(),  # signatures are real time, whatever the scale
         )
         collector = UnderstudyCollector(recorder, stores.records, self._runtime)
         health = HealthFace(
@@ -191,7 +195,7 @@ class Controller:
             collector=collector,
             routers=self._publisher.routers,
             credentials=credentials.keys,
-            now_s=RealClock().now_s,  # signatures are real time, whatever the scale
+            now_s=RealClock().now_s,
             region=settings.region,
             auth=settings.auth,
         )
@@ -222,6 +226,7 @@ class Controller:
         try:
             self._server.run()
         finally:
+            self._gateway.close()
             self._loop.stop()
             self._publisher.close()
             self._runtime.close()

@@ -123,6 +123,8 @@ def load_settings(
 
 
 def _check(settings: Settings) -> None:
+    if "?" in settings.data_dir:
+        raise SettingsError(f"--data-dir {settings.data_dir}: a '?' in the path is not supported.")
     if not 0 <= settings.port <= 65535:
         raise SettingsError(f"--port {settings.port}: choose 0 (any free port) to 65535.")
     if settings.auth not in ("sigv4", "none"):

@@ -10,6 +10,7 @@ import http.client
 import io
 import json
 import logging
+import queue
 import shutil
 import subprocess
 import urllib.request
@@ -193,7 +194,7 @@ def test_credentials_that_do_not_hold(serve: Any) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", server.port)
     connection.request("GET", "/")
     answer = connection.getresponse()
-    assert answer.status == 403
+    assert (answer.status, answer.headers["Content-Type"]) == (403, "application/xml")
     assert b"<Code>AccessDenied</Code>" in answer.read()
     headers = {"X-Amz-Target": "SageMaker.ListModels", "Content-Type": "application/x-amz-json-1.1"}
     connection.request("POST", "/", b"{}", headers)
@@ -578,3 +579,54 @@ def test_curl_signs_too(serve: Any) -> None:
         [*common, *signed, *target, "-d", "{}", f"{server.url}/"], capture_output=True, check=True
     )
     assert json.loads(answer.stdout) == {"Models": []}
+
+
+def test_bodies_are_closed_when_the_client_leaves(serve: Any) -> None:
+    """The file behind a body is let go of, and the thread drawing it is free again."""
+    closed: queue.Queue[str] = queue.Queue()
+
+    class Reading:
+        def __iter__(self) -> Any:
+            while True:
+                yield b"z" * 65536
+
+        def close(self) -> None:
+            closed.put("closed")
+
+    def get(services: Any, request: dict[str, Any]) -> dict[str, Any]:
+        return {"ContentLength": 1 << 40, "Body": Reading()}
+
+    server = serve({("s3", "GetObject"): get}, auth="none")
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection.request("GET", "/b/k")
+    answer = connection.getresponse()
+    assert answer.read(10) == b"z" * 10
+    answer.close()
+    connection.close()
+    assert closed.get(timeout=30) == "closed"
+
+
+def test_s3_answers_have_the_root_elements_of_s3(serve: Any) -> None:
+    operations = {
+        ("s3", "ListBuckets"): lambda s, r: {"Buckets": []},
+        ("s3", "ListObjectsV2"): lambda s, r: {"KeyCount": 0},
+        ("s3", "CreateMultipartUpload"): lambda s, r: {"UploadId": "u"},
+    }
+    server = serve(operations, auth="none")
+    assert b"<ListAllMyBucketsResult " in raw(server, "GET", "/")[1]
+    assert b"<ListBucketResult " in raw(server, "GET", "/b?list-type=2")[1]
+    assert b"<InitiateMultipartUploadResult " in raw(server, "POST", "/b/k?uploads")[1]
+
+
+def test_an_early_refusal_leaves_the_connection_usable(serve: Any) -> None:
+    """What a refused PUT still sends is never taken for the next request."""
+    store = Store()
+    server = serve({("s3", "ListBuckets"): lambda s, r: {"Buckets": []}, **store.operations()}, auth="none")
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    for _ in range(2):
+        connection.request("PUT", "/b/k", b"GET / HTTP/1.1\r\n\r\n", {"Content-MD5": "zz"})
+        answer = connection.getresponse()
+        assert b"InvalidDigest" in answer.read()
+    connection.request("GET", "/")
+    assert connection.getresponse().status == 200
+    connection.close()

@@ -34,7 +34,7 @@ class Writer:
 
     def write(self, endpoint: str, stream: str, at_ms: int, *lines: str) -> None:
         if self.logs is self.memory:
-            self.memory.write(endpoint, stream, at_ms, *lines)
+            self.memory.append(log_group(endpoint), stream, at_ms, *lines)
             return
         self.clock.at_s = at_ms / 1000
         with self.files.path(endpoint, *stream.split("/")).open("ab") as file:

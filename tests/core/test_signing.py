@@ -312,6 +312,9 @@ def test_what_must_be_signed() -> None:
         )
     smuggled = with_header(request, b"x-amz-target", b"SageMaker.DeleteEndpoint")
     assert refusal(smuggled).reason is Reason.UNSIGNED_HEADER
+    steered = with_header(request, b"x-amzn-sagemaker-target-model", b"other")
+    assert refusal(steered).reason is Reason.UNSIGNED_HEADER
+    check(with_header(request, b"x-amzn-trace-id", b"Root=1"))  # load balancers add it on the way
     assert refusal(with_header(request, b"x-amz-date", None)).reason is Reason.MISMATCH
     assert refusal(with_header(request, b"content-type", None)).reason is Reason.MISMATCH
 

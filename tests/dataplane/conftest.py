@@ -38,7 +38,7 @@ def eventually(check: Callable[[], Any], what: str = "", deadline_s: float = DEA
 
 
 class FakeWorker:
-    """A worker by ``wire``; ``answer`` says per request: (status, head, body), None (silence), frames, "die"."""
+    """A worker by ``wire``; ``answer`` gives (status, head, body), frames, "die" or None for silence."""
 
     def __init__(self, rig: Rig, name: str) -> None:
         self.rig = rig
@@ -74,11 +74,20 @@ class FakeWorker:
             self.server = None
             (self.rig.run_dir / self.address).unlink(missing_ok=True)
         for writer in self.writers:
-            writer.transport.abort()
+            if not writer.transport.is_closing():
+                writer.transport.abort()
         self.writers = []
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.writers.append(writer)
+        try:
+            await self._read(reader, writer)
+        except ConnectionError:
+            pass  # killed, or the router is gone
+        finally:
+            writer.transport.abort()
+
+    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         splitter = wire.FrameSplitter()
         while data := await reader.read(1 << 18):
             for kind, payload in splitter.feed(data):
@@ -93,7 +102,6 @@ class FakeWorker:
                     if self.delay_s:
                         await asyncio.sleep(self.delay_s)
                     await self._answer(requests, writer)
-        writer.close()
 
     async def _answer(self, requests: list[wire.Request], writer: asyncio.StreamWriter) -> None:
         responses = []
@@ -144,7 +152,8 @@ class FakeController:
             server.close()
         self.servers = []
         for writer in self.writers:
-            writer.transport.abort()
+            if not writer.transport.is_closing():
+                writer.transport.abort()
         self.writers = []
 
     async def _control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -161,6 +170,9 @@ class FakeController:
                     if self.acks_metrics:
                         self.send(writer, {"type": "metrics_ack", "seq": message["seq"]})
         except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the router is gone
+        finally:
+            writer.transport.abort()
             if writer in self.writers:
                 self.writers.remove(writer)
 
@@ -176,13 +188,17 @@ class FakeController:
             self.http_requests.append(head)
             await self.http(head, reader, writer)
             await writer.drain()
-            writer.close()
         except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the router broke off
+        finally:
             writer.close()
 
     async def plain_http(
         self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
+        length = [line for line in head.split(b"\r\n") if line.startswith(b"content-length: ")]
+        if length:
+            await reader.readexactly(int(length[0].partition(b": ")[2]))
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 10\r\n\r\ncontroller")
 
     def publish(self, table: dict[str, Any]) -> None:
@@ -247,6 +263,7 @@ class Rig:
         self.lifeline_read, self.lifeline_write = os.pipe()
         self.process: subprocess.Popen[bytes] | None = None
         self.version = 0
+        self.closed_with: list[Any] = []  # boto3 clients
 
     def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(DEADLINE_S)
@@ -330,13 +347,24 @@ class Rig:
             connection.sendall(request(body, endpoint, headers))
             return read_answer(connection.makefile("rb"))
 
+    async def _settle(self) -> None:
+        """Let aborted connections end and cancel what still runs: nothing is left to the collector."""
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0.01)
+
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+        for client in self.closed_with:
+            client.close()
         self.controller.stop()
         for worker in self.workers.values():
             worker.kill()
+        self.call(self._settle())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join()
         self.loop.close()
@@ -376,10 +404,11 @@ def read_answer(file: Any) -> Answer:
     if status == 100:
         return read_answer(file)
     if headers.get("transfer-encoding") == "chunked":
-        body = b""
+        pieces = []
         while size := int(file.readline(), 16):
-            body += file.read(size)
+            pieces.append(file.read(size))
             assert file.read(2) == b"\r\n"
+        body = b"".join(pieces)
         assert file.readline() == b"\r\n"
     elif "content-length" in headers:
         body = file.read(int(headers["content-length"]))

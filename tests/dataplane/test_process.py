@@ -20,7 +20,7 @@ from understudy.worker import wire
 
 
 def client(rig: Any, *, secret: str = "secret", read_timeout_s: float = 30.0) -> Any:
-    return boto3.client(
+    made = boto3.client(
         "sagemaker-runtime",
         endpoint_url=f"http://127.0.0.1:{rig.port}",
         region_name="us-west-2",
@@ -28,6 +28,8 @@ def client(rig: Any, *, secret: str = "secret", read_timeout_s: float = 30.0) ->
         aws_secret_access_key=secret,
         config=Config(retries={"total_max_attempts": 1}, read_timeout=read_timeout_s),
     )
+    rig.closed_with.append(made)
+    return made
 
 
 def request(body: bytes = b"1", endpoint: str = "e", headers: bytes = b"") -> bytes:
@@ -688,6 +690,7 @@ def test_a_stream_that_breaks_says_so(served: Any) -> None:
     with pytest.raises(botocore.exceptions.EventStreamError, match="ModelStreamError"):
         for event in answer["Body"]:
             parts.append(event["PayloadPart"]["Bytes"])
+    answer["Body"].close()
     assert parts == [b"one"]
 
 
@@ -700,6 +703,7 @@ def test_a_worker_that_dies_within_a_stream_says_so(served: Any) -> None:
     worker.kill()
     with pytest.raises(botocore.exceptions.EventStreamError, match="ModelStreamError"):
         next(events)
+    answer["Body"].close()
 
 
 def test_a_stream_that_fails_before_it_began_is_a_model_error(served: Any) -> None:

@@ -218,6 +218,18 @@ def test_secrets_do_not_reach_the_builder(nursery: Nursery) -> None:
     assert "AWS_SECRET_ACCESS_KEY" not in (nursery.directory / "seen").read_text()
 
 
+def test_credentials_of_an_index_and_own_paths_are_not_told(nursery: Nursery) -> None:
+    del nursery.environ["UV_NO_INDEX"]
+    nursery.environ.update(UV_DEFAULT_INDEX="http://me:hunter2@127.0.0.1:9/simple", UV_HTTP_RETRIES="0")
+    nursery.environments = nursery.new()
+    with pytest.raises(PreparationFailed) as caught:
+        nursery.resolve(image([]), b"nosuchthing @ http://you:hunter3@127.0.0.1:9/nosuchthing-1.tar.gz\n")
+    told = caught.value.reason + caught.value.log + "".join(nursery.told)
+    assert "127.0.0.1:9" in told
+    assert "hunter" not in told
+    assert str(nursery.directory / "environments") not in told
+
+
 def test_close_ends_a_build(nursery: Nursery) -> None:
     nursery.environments.close()
     with pytest.raises(Cancelled):

@@ -50,18 +50,7 @@ def test_a_killed_controller_leaves_no_orphan(bench: Bench, after_ms: int) -> No
     for state in ready:
         assert bench.ask(state)["spec"]["instance_id"] == state.instance_id
     # Each ready one has its process and its child; nothing else of the killed controller runs.
-    try:
-        eventually(lambda: len(_family(bench)) == 2 * len(ready), "no orphan", 5)
-    except AssertionError:
-        for p in sorted(_family(bench)):
-            q = psutil.Process(p)
-            print(p, q.ppid(), q.cmdline()[-1], q.environ().get("HOME"), q.environ().get("UNDERSTUDY_WORKER"))
-        for s in bench.runtime.observe():
-            print(s)
-        for p in (bench.directory / "run" / "w").glob("*.json"):
-            print(p, p.read_text())
-        print(bench.log_text())
-        raise
+    eventually(lambda: len(_family(bench)) == 2 * len(ready), "no orphan")
     for state in states:
         bench.runtime.stop(state.instance_id, 1.0)
     eventually(lambda: not bench.runtime.observe(), "all are forgotten")

@@ -71,6 +71,8 @@ def test_awss_churn_model_predicts(bench: Bench) -> None:
     )
     bench.runtime.start(spec)
     state = bench.wait(spec.instance_id, InstanceStatus.READY, InstanceStatus.FAILED, deadline_s=170)
+    if "Could not install the packages" in state.reason:
+        pytest.skip(f"XGBoost could not be installed here: {state.reason}")
     assert state.status is InstanceStatus.READY, state.reason
     [(image, resolved, _)] = state.images
     assert image == IMAGE
@@ -119,7 +121,7 @@ def output_fn(prediction, accept):
         (b"import no_such_module_anywhere\n", "no_such_module_anywhere"),
         (b"def model_fn(d):\n    raise KeyError('weights')\n", "weights"),
         (b"import os\ndef model_fn(d):\n    os.kill(os.getpid(), 9)\n", "killed by signal 9"),
-        (b"import os\ndef model_fn(d):\n    print('bye', flush=True)\n    os._exit(5)", "exit code 5. Its log"),
+        (b"import os\ndef model_fn(d):\n    print('bye')\n    os._exit(5)", "exit code 5. Its log ends: bye"),
     ],
 )  # fmt: skip
 def test_a_script_that_does_not_load_says_where(bench: Bench, code: bytes, told: str) -> None:

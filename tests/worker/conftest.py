@@ -154,7 +154,17 @@ StartWorker = Callable[..., RunningWorker]
 
 @pytest.fixture
 def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
-    """Start a worker for one or more containers; everything is ended and checked at the end."""
+    """Start a worker for one or more containers; everything is ended at the end of the test."""
+    yield from _starting(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def start_module_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartWorker]:
+    """The same, for workers that live as long as a module's tests."""
+    yield from _starting(tmp_path_factory.mktemp("workers"))
+
+
+def _starting(tmp_path: Path) -> Iterator[StartWorker]:
     workers: list[RunningWorker] = []
 
     def start(
@@ -171,7 +181,8 @@ def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
         spec = {
             "instance_id": f"i{number}", "title": f"understudy worker E/V/{number}", "endpoint_name": "E",
             "variant_name": "V", "region": "eu-central-1", "account_id": "123456789012",
-            "listen_fd": listener.fileno(), "lifeline_fd": lifeline_read, "status_path": str(directory / "status"),
+            "listen_fd": listener.fileno(), "lifeline_fd": lifeline_read,
+            "status_path": str(directory / "status"),
             "vcpus": 2, "memory_bytes": 1 << 30, "direct": False, "shadow": False,
             "limits": {"max_body_bytes": 6 << 20}, "containers": list(containers),
         } | changes  # fmt: skip
@@ -224,7 +235,7 @@ def _environment(name: str, packages: list[str]) -> str:
 XGBOOST = {
     "0.90": ("xgboost-0.90", ["xgboost==0.90", "setuptools<80", "numpy", "scipy"]),
     "1.7.6": ("xgboost-1.7.6", ["xgboost==1.7.6", "numpy<2"]),
-    "3.2.0": ("xgboost-cpu-3.2.0", ["xgboost-cpu==3.2.0"]),
+    "3.2.0": ("xgboost-cpu-3.2.0-sklearn", ["xgboost-cpu==3.2.0", "scikit-learn"]),
 }
 
 

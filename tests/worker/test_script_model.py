@@ -35,10 +35,14 @@ def test_the_four_functions_get_what_the_toolkits_give(start_script):
         """
         import json, os
         import helper
-        def model_fn(model_dir): return {"dir": os.path.basename(model_dir), "weight": open(os.path.join(model_dir, "w")).read()}
+        def model_fn(model_dir):
+            with open(os.path.join(model_dir, "w")) as file:
+                return {"dir": os.path.basename(model_dir), "weight": file.read()}
         def input_fn(body, content_type): return [type(body).__name__, content_type, len(body)]
-        def predict_fn(data, model): return {"data": data, "model": model, "cwd": os.path.basename(os.getcwd()), "helped": helper.X}
-        def output_fn(prediction, accept): return json.dumps({**prediction, "accept": accept}), "application/vnd.mine"
+        def predict_fn(data, model):
+            return {"data": data, "model": model, "cwd": os.path.basename(os.getcwd()), "helped": helper.X}
+        def output_fn(prediction, accept):
+            return json.dumps({**prediction, "accept": accept}), "application/vnd.mine"
         """,
         files={"w": "3", "code/helper.py": "X = 5"},
     )
@@ -46,8 +50,8 @@ def test_the_four_functions_get_what_the_toolkits_give(start_script):
     answer = client.ask("é".encode(), "text/plain", accept="application/mine")
     assert wire.decode_response_head(answer.head).content_type == "application/vnd.mine"
     assert json.loads(answer.body) == {
-        "data": ["str", "text/plain", 1], "model": {"dir": "model", "weight": "3"}, "cwd": "code", "helped": 5,
-        "accept": "application/mine",
+        "data": ["str", "text/plain", 1], "model": {"dir": "model", "weight": "3"}, "cwd": "code",
+        "helped": 5, "accept": "application/mine",
     }  # fmt: skip
     assert json.loads(client.ask(b"{}", "application/json").body)["data"][0] == "str"
     assert json.loads(client.ask(b"\xff", "image/png", accept="*/*").body)["data"][0] == "bytes"
@@ -61,7 +65,8 @@ def test_context_is_given_to_those_who_take_it(start_script):
         def model_fn(model_dir, context): return context.system_properties["model_dir"]
         def transform_fn(model, body, content_type, accept, context):
             context.set_response_content_type(0, "text/x-special")
-            return json.dumps([model[-5:], context.get_request_header(0, "x-amzn-sagemaker-custom-attributes"),
+            header = context.get_request_header(0, "x-amzn-sagemaker-custom-attributes")
+            return json.dumps([model[-5:], header,
                                context.custom_attributes, context.inference_id]), accept
         """
     )
@@ -142,7 +147,7 @@ def test_an_exception_is_that_requests_500_and_its_traceback_is_logged(start_scr
         ("x = 1\n", "inference.py lacks model_fn", "define model_fn(model_dir)"),
         ("def model_fn(d):\n    return 1 / 0\n", "ZeroDivisionError", "code/inference.py:2 in model_fn"),
         ("import sys\nsys.exit('no licence')\n", "SystemExit: no licence", "code/inference.py:2"),
-        ("def model_fn(d): pass\ndef transform_fn(m,b,c,a): pass\ndef predict_fn(d,m): pass\n", "transform_fn", "or"),
+        ("def model_fn(d): pass\ndef transform_fn(m,b,c,a): 1\ndef predict_fn(d,m): 1\n", "transform_fn", "or"),
     ],
 )  # fmt: skip
 def test_load_failures_name_file_and_line(code, reason, detail, start_script):
@@ -200,7 +205,7 @@ def test_a_cancelled_stream_ends_its_generator(start_script):
     assert client.frame()[0] == wire.CHUNK
     client.sock.sendall(wire.encode_cancel(request_id))
     while True:
-        kind, payload = client.frame()
+        _, payload = client.frame()
         if wire.decode_chunk(payload).flags & wire.CHUNK_LAST:
             break
     assert "generator ended" in worker.log()
@@ -279,9 +284,10 @@ def test_response_objects_are_read(start_script):
     client = start_script(
         """
         class Response:
-            def __init__(self, response, status_code, mimetype): self.response, self.status_code, self.mimetype = response, status_code, mimetype
+            status_code, mimetype = 418, "text/tea"
+            def __init__(self, response): self.response = response
         def model_fn(model_dir): return 1
-        def transform_fn(model, body, content_type, accept): return Response(body, 418, "text/tea")
+        def transform_fn(model, body, content_type, accept): return Response(body)
         """
     ).client()
     answer = client.ask(b"short", "text/plain")

@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from understudy.worker import wire
 
@@ -27,7 +29,8 @@ except Exception:
 rows = [[float(x) if x else float("nan") for x in line.split(",")] for line in sys.stdin.read().split()]
 out = []
 for row in rows:
-    out.append(booster.predict(xgboost.DMatrix(np.array([row], dtype="float32")), validate_features=False).ravel().tolist())
+    matrix = xgboost.DMatrix(np.array([row], dtype="float32"))
+    out.append(booster.predict(matrix, validate_features=False).ravel().tolist())
 together = booster.predict(xgboost.DMatrix(np.array(rows, dtype="float32")), validate_features=False)
 assert together.reshape(len(rows), -1).tolist() == out, "XGBoost itself differs between one row and many"
 print(json.dumps([[repr(x) for x in row] for row in out]))
@@ -264,16 +267,55 @@ def test_batch_transform_puts_each_prediction_on_its_line(
     assert client.ask(ROWS[0]).body == answer.body.splitlines(keepends=True)[0]
 
 
+ESTIMATOR = """
+import pickle
+import numpy as np, xgboost
+X = np.arange(40.0).reshape(20, 2)
+model = xgboost.XGBClassifier(n_estimators=3).fit(X, X[:, 0] > 20)
+pickle.dump(model, open("model.pkl", "wb"))
+print(model.predict(X[::9]).tolist())
+"""
+
+
 def test_a_pickled_estimator_of_the_scikit_learn_interface_predicts_labels(
     start_worker, make_container, xgboost_python, tmp_path
 ):
     python = xgboost_python("3.2.0")
-    has_sklearn = subprocess.run([python, "-c", "import sklearn"], capture_output=True).returncode == 0
-    code = "import xgboost,pickle,numpy as np;X=np.arange(40.).reshape(20,2);m=xgboost.XGBRegressor(n_estimators=3)" \
-        ".fit(X,X[:,0]);pickle.dump(m,open('model.pkl','wb'));print(m.predict(X[:2]).tolist())"  # fmt: skip
-    if not has_sklearn:
-        pytest.skip("this environment has no scikit-learn, without which the interface does not exist")
-    done = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, check=True)
+    done = subprocess.run([python, "-c", ESTIMATOR], cwd=tmp_path, capture_output=True, check=True)
     client = start_worker(make_container(tmp_path, python=python, image="x/xgboost:3.2-1")).client()
-    answer = client.ask(b"0,1\n2,3", accept="application/json")
+    answer = client.ask(b"0,1\n18,19\n36,37", accept="application/json")
     assert json.loads(answer.body) == json.loads(done.stdout)
+
+
+CELL = st.one_of(
+    st.floats(width=32).map(repr),
+    st.just(""),
+    st.sampled_from(["x", "1e39", "-inf", "nan", "1_0", "+.5", "7"]),
+)
+BODY = st.lists(st.lists(CELL, min_size=7, max_size=9).map(",".join), max_size=4).map("\n".join)
+GOOD_BODY = st.lists(
+    st.lists(st.floats(0, 1, width=32).map(repr), min_size=8, max_size=8).map(",".join),
+    min_size=1,
+    max_size=4,
+).map("\n".join)
+
+
+@pytest.fixture(scope="module", params=["0.90", "3.2.0"])
+def client_of_small_batches(request, trained, xgboost_python, make_container, start_module_worker):
+    name = "xgboost-model" if request.param == "0.90" else "model.json"
+    return start_module_worker(
+        make_container(
+            trained(request.param, "binary:logistic", name),
+            python=xgboost_python(request.param),
+            environment={"UNDERSTUDY_MAX_BATCH_ROWS": "5"},
+        )
+    ).client()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(bodies=st.lists(st.one_of(GOOD_BODY, BODY), min_size=1, max_size=20))
+def test_batched_equals_unbatched_bit_for_bit(bodies, client_of_small_batches):
+    client = client_of_small_batches
+    together = client.collect(client.send(*[(CSV, body.encode()) for body in bodies]))
+    alone = [client.ask(body.encode()) for body in bodies]
+    assert [one[1:] for one in together] == [one[1:] for one in alone]

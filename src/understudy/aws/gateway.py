@@ -306,6 +306,8 @@ class Gateway:
         finally:
             gone.cancel()
             await self._discard(pieces)
+            if body is not pieces:
+                await self._discard(body)
 
     async def _discard(self, pieces: Iterable[bytes]) -> None:
         """Close a body's generator, so that files behind it are closed now."""

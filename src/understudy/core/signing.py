@@ -5,7 +5,8 @@ not signed that could change what a request does: ``host``, ``x-amz-date`` and e
 must be signed.  SigV4 itself permits replay within the allowed skew; only TLS hides requests from it.
 Main function: :func:`verify`.
 
-Differs from AWS: a request dated only by ``Date`` (without ``X-Amz-Date``) is refused, and so is SigV2
+Differs from AWS: ``x-amzn-sagemaker-*`` headers must be signed as well (every SDK does), because they choose
+the variant; a request dated only by ``Date`` (without ``X-Amz-Date``) is refused, and so is SigV2
 in a header.
 
 Source: AWS General Reference, "Signature Version 4 signing process"; S3 API, "Signing and
@@ -42,6 +43,7 @@ UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 MAX_PRESIGNED_S = 604_800  # AWS's own limit: seven days
 
+_MUST_BE_SIGNED = (b"x-amz-", b"x-amzn-sagemaker-")
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 _AMZ_DATE = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z", re.ASCII)
 
@@ -333,7 +335,7 @@ def _collect(
         if name in signed:
             trimmed = b" ".join(value.split())
             values[name] = values[name] + b"," + trimmed if name in values else trimmed
-        if name.startswith(b"x-amz-"):
+        if name.startswith(_MUST_BE_SIGNED):
             if name == b"x-amz-content-sha256":
                 if stated is not None:
                     raise SignatureFailure(Reason.INCOMPLETE, "More than one x-amz-content-sha256 header.")

@@ -140,16 +140,18 @@ class ClientConnection(asyncio.Protocol):
         if self._state == 0 and not self._buffer:
             # The usual request of a keep-alive client: a head seen before and its body, in one piece.
             self.started_ns = time.monotonic_ns()
-            end = data.find(_END) + 4
-            head = self._heads.get(data[:end])
-            if head is not None and len(data) == end + head.length:
-                self.keep_alive = not self._router.stopping
-                self.minor = 1
-                self._state = _BUSY
-                invocation = head.invocation
-                assert invocation is not None
-                self._router.invoke(self, invocation, data[end:], self.started_ns)
-                return
+            heads = self._heads
+            if heads:
+                end = data.find(_END) + 4
+                head = heads.get(data[:end])
+                if head is not None and len(data) == end + head.length:
+                    self.keep_alive = not self._router.stopping
+                    self.minor = 1
+                    self._state = _BUSY
+                    invocation = head.invocation
+                    assert invocation is not None
+                    self._router.invoke(self, invocation, data[end:], self.started_ns)
+                    return
             self._buffer = data
             self._ticks = 0
         elif self._state == _DRAIN:
@@ -203,7 +205,7 @@ class ClientConnection(asyncio.Protocol):
         if not self.started_ns:
             self.started_ns = time.monotonic_ns()
         raw = buffer[:end]
-        head = self._heads.get(raw)
+        head = self._heads.get(raw) if self._heads else None
         if head is None:
             head = parse_head(raw)
             head.invocation = read_invocation(head)

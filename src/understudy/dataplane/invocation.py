@@ -9,6 +9,7 @@ Source: botocore 1.44 sagemaker-runtime, InvokeEndpointInput and InvokeEndpointW
 
 from __future__ import annotations
 
+import functools
 import re
 from urllib.parse import unquote_to_bytes
 
@@ -69,6 +70,7 @@ _STREAM = (
     _constraint("accept", _PREFIX + b"accept", 0, 1024, _ASCII, "\\p{ASCII}*"),
     _constraint("sessionId", _PREFIX + b"session-id", 0, 256, _SESSION, "^[a-zA-Z0-9](-*[a-zA-Z0-9])*$"),
 )
+_NAMES = tuple(sorted({header for _, header, *_ in (*_PLAIN, *_STREAM)}))
 _ENDPOINT_NAME = re.compile(_NAME)
 
 
@@ -91,7 +93,7 @@ class Invocation:
         target = fields.get(_PREFIX + b"target-variant")
         self.target_variant = None if target is None else target.decode("utf-8", "replace")
         self.fault = _broken(endpoint, fields, _STREAM if streams else _PLAIN)
-        self.heads: dict[str, bytes] = {}
+        self.heads: dict[str, bytes] = {}  # one per variant of one endpoint: few
         self._fields = fields
 
     def wire_head(self, variant: str) -> bytes:
@@ -118,15 +120,22 @@ class Invocation:
 
 def read_invocation(head: Head) -> Invocation | None:
     """Say what a request invokes, or None when it is some other request."""
-    if head.method != b"POST":
+    if head.method != b"POST" or not head.path.startswith(b"/endpoints/"):
         return None
-    match = _PATH.fullmatch(head.path)
+    return _invocation(head.path, tuple(map(head.fields.get, _NAMES)))
+
+
+# A signed client's heads never repeat, but what they say of the invocation does.
+@functools.lru_cache(maxsize=1024)
+def _invocation(path: bytes, values: tuple[bytes | None, ...]) -> Invocation | None:
+    match = _PATH.fullmatch(path)
     if match is None:
         return None
     name = match.group(1)
     if b"%" in name:
         name = unquote_to_bytes(name)
-    return Invocation(name.decode("utf-8", "replace"), head.fields, match.group(2) is not None)
+    fields = {header: value for header, value in zip(_NAMES, values, strict=True) if value is not None}
+    return Invocation(name.decode("utf-8", "replace"), fields, match.group(2) is not None)
 
 
 def _broken(endpoint: str, fields: dict[bytes, bytes], constraints: tuple[_Constraint, ...]) -> str | None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import resource
 import select
 import shutil
 import signal
@@ -28,7 +27,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,9 +35,9 @@ from understudy.core.names import Place
 from understudy.core.ports import Clock, Entropy, InstanceSpec, InstanceState, InstanceStatus
 from understudy.runtimes.containers import ContainerPreparation, Prepared, clean_environment
 from understudy.runtimes.failures import Cancelled, PreparationFailed
+from understudy.runtimes.instances import Facts, Instance, exit_text, limit_process, reap, write_private
 from understudy.runtimes.processes import (
     MARKER,
-    Identity,
     Usage,
     identify,
     is_alive,
@@ -51,7 +50,6 @@ WORKER_MAIN = Path(__file__).parents[1] / "worker" / "__main__.py"
 REASON_CHARACTERS = 900  # FailureReason takes 1024
 _LOADING_POLL_S = 0.03
 _IDLE_POLL_S = 1.0
-_MAX_FILES = 4096
 _log = logging.getLogger(__name__)
 
 
@@ -65,55 +63,6 @@ class LogFiles(Protocol):
     def finish(self, endpoint_name: str, variant_name: str, instance_name: str) -> None:
         """Hear that nothing more will be written to it."""
         ...
-
-
-@dataclass
-class _Facts:
-    """What must be known of a running instance by whoever adopts it: the record's content."""
-
-    instance_id: str
-    name: str
-    endpoint_name: str
-    variant_name: str
-    vcpus: int
-    memory_bytes: int
-    startup_timeout_s: float
-    shadow: bool
-    marker: str
-    images: list[tuple[str, str, float]] = field(default_factory=list)
-    pid: int = 0
-    start_ticks: int = 0
-    spawned_monotonic_s: float = 0.0  # CLOCK_MONOTONIC is the machine's: good across processes of one boot
-    failed: str = ""
-
-    @property
-    def address(self) -> str:
-        return f"w/{self.name}.sock"
-
-    @property
-    def log_name(self) -> str:
-        """Name the instance within its variant: ``f1-0-1`` of ``churn/AllTraffic/f1/0-1``."""
-        prefix = f"{self.endpoint_name}/{self.variant_name}/"
-        return self.instance_id.removeprefix(prefix).replace("/", "-")
-
-
-@dataclass
-class _Instance:
-    """One instance in this process; guarded by the runtime's lock."""
-
-    facts: _Facts
-    status: InstanceStatus
-    reason: str = ""
-    detail: str = ""
-    child: subprocess.Popen[bytes] | None = None
-    pidfd: int | None = None
-    preparing: bool = False
-    stopping: bool = False
-    status_seen: tuple[int, int] = (0, 0)  # inode and mtime of the status file last read
-
-    @property
-    def identity(self) -> Identity | None:
-        return Identity(self.facts.pid, self.facts.start_ticks) if self.facts.pid else None
 
 
 class LocalRuntime:
@@ -159,7 +108,7 @@ class LocalRuntime:
         self._max_body_bytes = max_body_bytes
         self._usage = Usage()
         self._lock = threading.RLock()
-        self._instances: dict[str, _Instance] = {}
+        self._instances: dict[str, Instance] = {}
         self._closed = False
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._adopt()
@@ -172,7 +121,7 @@ class LocalRuntime:
         with self._lock:
             if self._closed or spec.instance_id in self._instances:
                 return
-            facts = _Facts(
+            facts = Facts(
                 instance_id=spec.instance_id,
                 name=self._entropy.token(4),
                 endpoint_name=spec.endpoint_name,
@@ -183,7 +132,7 @@ class LocalRuntime:
                 shadow=spec.shadow,
                 marker=self._entropy.token(8),
             )
-            instance = _Instance(facts, InstanceStatus.PREPARING, detail="waiting", preparing=True)
+            instance = Instance(facts, InstanceStatus.PREPARING, detail="waiting", preparing=True)
             self._instances[spec.instance_id] = instance
         threading.Thread(
             target=self._prepare, args=(instance, spec), name=f"prepare {spec.instance_id}", daemon=True
@@ -248,7 +197,7 @@ class LocalRuntime:
 
     # --- preparing and starting ------------------------------------------------------------------------
 
-    def _prepare(self, instance: _Instance, spec: InstanceSpec) -> None:
+    def _prepare(self, instance: Instance, spec: InstanceSpec) -> None:
         """Fetch, build, spawn; runs in a thread of its own, waiting in line for fetches and builds only."""
         facts = instance.facts
         failure = ""
@@ -297,22 +246,22 @@ class LocalRuntime:
                 self._forget(instance)
         self._wake()
 
-    def _check_wanted(self, instance: _Instance) -> None:
+    def _check_wanted(self, instance: Instance) -> None:
         if instance.stopping or self._closed:
             raise Cancelled
 
-    def _progress(self, instance: _Instance, phrase: str) -> None:
+    def _progress(self, instance: Instance, phrase: str) -> None:
         self._check_wanted_softly(instance)
         if not phrase.startswith("uv: "):
             instance.detail = phrase
         self._say(instance, phrase)
 
-    def _check_wanted_softly(self, instance: _Instance) -> None:
+    def _check_wanted_softly(self, instance: Instance) -> None:
         """Leave a build that others may share running: only the runtime's end cancels it."""
         if self._closed:
             raise Cancelled
 
-    def _spawn(self, instance: _Instance, spec: InstanceSpec, prepared: Sequence[Prepared]) -> None:
+    def _spawn(self, instance: Instance, spec: InstanceSpec, prepared: Sequence[Prepared]) -> None:
         facts = instance.facts
         scratch = self._path(facts, "d")
         scratch.mkdir(mode=0o700)
@@ -339,7 +288,7 @@ class LocalRuntime:
                 "containers": containers,
             }
             spec_path = self._path(facts, "spec")
-            _write_private(spec_path, json.dumps(document))
+            write_private(spec_path, json.dumps(document))
             if len(prepared) == 1:
                 python, environment = prepared[0].environment.python, containers[0]["environment"]
             else:
@@ -359,7 +308,7 @@ class LocalRuntime:
                 )
         finally:
             listener.close()
-        _limit(child.pid, spec.memory_bytes)
+        limit_process(child.pid, spec.memory_bytes)
         lower_priority(child.pid, shadow=spec.shadow)
         identity = identify(child.pid)
         facts.pid = child.pid
@@ -371,7 +320,7 @@ class LocalRuntime:
         instance.detail = "loading the model"
         self._record(facts)
 
-    def _listen(self, facts: _Facts) -> socket.socket:
+    def _listen(self, facts: Facts) -> socket.socket:
         """Bind and listen before the worker lives, so that routers may connect early."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -424,7 +373,7 @@ class LocalRuntime:
                 if instance.status is InstanceStatus.STARTING and instance.pidfd is not None:
                     self._look_at_status(instance)
 
-    def _look_at_status(self, instance: _Instance) -> None:
+    def _look_at_status(self, instance: Instance) -> None:
         facts = instance.facts
         status = self._read_status(instance)
         if status is not None:
@@ -433,7 +382,7 @@ class LocalRuntime:
                 instance.status, instance.detail = InstanceStatus.READY, ""
                 return
             if status.get("state") == "failed":
-                self._fail(instance, str(status.get("reason", "")) or "The worker failed to load its model.")
+                self._fail(instance, failure_text(status))
                 return
         waited_s = time.monotonic() - facts.spawned_monotonic_s
         if waited_s > facts.startup_timeout_s:
@@ -445,7 +394,7 @@ class LocalRuntime:
                 + (f" Its log ends: {last}" if last else ""),
             )
 
-    def _read_status(self, instance: _Instance) -> dict[str, Any] | None:
+    def _read_status(self, instance: Instance) -> dict[str, Any] | None:
         """Read the status file if it is another one than last time."""
         path = self._path(instance.facts, "status")
         try:
@@ -461,7 +410,7 @@ class LocalRuntime:
         instance.status_seen = (facts.st_ino, facts.st_mtime_ns)
         return status if isinstance(status, dict) else None
 
-    def _exited(self, instance: _Instance) -> None:
+    def _exited(self, instance: Instance) -> None:
         """Say why a worker that nobody stopped is gone."""
         facts = instance.facts
         instance.status_seen = (0, 0)
@@ -469,20 +418,20 @@ class LocalRuntime:
         before = instance.status
         # The family first: as long as the leader is not reaped, its id is nobody else's.
         kill_family(instance.identity, facts.marker)
-        code = _reap(instance)
+        code = reap(instance)
         if status.get("state") == "failed" and status.get("reason"):
-            self._fail(instance, str(status["reason"]))
+            self._fail(instance, failure_text(status))
             return
         last = self._last_words(facts)
         what = "ended while it loaded the model" if before is InstanceStatus.STARTING else "ended"
-        reason = f"The worker of variant {facts.variant_name} {what}: {_code_text(code, last, facts)}."
+        reason = f"The worker of variant {facts.variant_name} {what}: {exit_text(code, last, facts)}."
         self._fail(instance, reason + (f" Its log ends: {last}" if last else " Its log is empty."))
 
-    def _fail(self, instance: _Instance, reason: str) -> None:
+    def _fail(self, instance: Instance, reason: str) -> None:
         """Mark as failed and make sure that nothing of it runs; its files stay until :meth:`stop`."""
         facts = instance.facts
         kill_family(instance.identity, facts.marker)
-        _reap(instance)
+        reap(instance)
         if instance.pidfd is not None:
             os.close(instance.pidfd)
             instance.pidfd = None
@@ -495,7 +444,7 @@ class LocalRuntime:
 
     # --- stopping --------------------------------------------------------------------------------------
 
-    def _end(self, instance: _Instance, grace_s: float) -> None:
+    def _end(self, instance: Instance, grace_s: float) -> None:
         """SIGTERM, wait, SIGKILL what is left of the family, remove the files."""
         facts = instance.facts
         if instance.pidfd is not None:
@@ -505,7 +454,7 @@ class LocalRuntime:
             poller.register(instance.pidfd, select.POLLIN)
             poller.poll(max(0.0, grace_s) * 1000)
         kill_family(instance.identity, facts.marker)
-        _reap(instance)
+        reap(instance)
         with self._lock:
             if instance.pidfd is not None:
                 os.close(instance.pidfd)
@@ -513,7 +462,7 @@ class LocalRuntime:
             self._logs.finish(facts.endpoint_name, facts.variant_name, facts.log_name)
             self._forget(instance)
 
-    def _forget(self, instance: _Instance) -> None:
+    def _forget(self, instance: Instance) -> None:
         for suffix in ("sock", "spec", "status", "json"):
             self._path(instance.facts, suffix).unlink(missing_ok=True)
         shutil.rmtree(self._path(instance.facts, "d"), ignore_errors=True)
@@ -525,7 +474,7 @@ class LocalRuntime:
         """Take over what an earlier controller's runtime left."""
         for path in sorted(self._directory.glob("*.json")):
             try:
-                facts = _Facts(**json.loads(path.read_text("utf-8")))
+                facts = Facts(**json.loads(path.read_text("utf-8")))
             except (ValueError, TypeError) as error:
                 _log.warning("%s is no record of an instance (%s); removed", path.name, error)
                 path.unlink()
@@ -538,7 +487,7 @@ class LocalRuntime:
                         facts.pid, facts.start_ticks = pid, identity.start_ticks
                         facts.spawned_monotonic_s = time.monotonic()
                         self._record(facts)
-            instance = _Instance(facts, InstanceStatus.STARTING, detail="adopted")
+            instance = Instance(facts, InstanceStatus.STARTING, detail="adopted")
             if not facts.pid and not facts.failed:
                 # Never spawned, or forked and not yet itself.  Without its spec such a latecomer ends, and
                 # whoever read the spec before is marked by now.
@@ -567,17 +516,17 @@ class LocalRuntime:
 
     # --- files -----------------------------------------------------------------------------------------
 
-    def _path(self, facts: _Facts, suffix: str) -> Path:
+    def _path(self, facts: Facts, suffix: str) -> Path:
         return self._directory / f"{facts.name}.{suffix}"
 
-    def _record(self, facts: _Facts) -> None:
-        _write_private(self._path(facts, "json"), json.dumps(asdict(facts)))
+    def _record(self, facts: Facts) -> None:
+        write_private(self._path(facts, "json"), json.dumps(asdict(facts)))
 
-    def _log_file(self, facts: _Facts) -> Any:
+    def _log_file(self, facts: Facts) -> Any:
         path = self._logs.path(facts.endpoint_name, facts.variant_name, facts.log_name)
         return path.open("ab", buffering=0)
 
-    def _say(self, instance: _Instance, text: str) -> None:
+    def _say(self, instance: Instance, text: str) -> None:
         """Add the runtime's own lines to the instance's log."""
         try:
             with self._log_file(instance.facts) as log:
@@ -585,7 +534,7 @@ class LocalRuntime:
         except OSError as error:  # a full disk is no reason to lose sight of the instance
             _log.warning("log of %s: %s", instance.facts.instance_id, error)
 
-    def _last_words(self, facts: _Facts) -> str:
+    def _last_words(self, facts: Facts) -> str:
         """Return the end of the worker's own output in one line."""
         path = self._logs.path(facts.endpoint_name, facts.variant_name, facts.log_name)
         try:
@@ -606,57 +555,8 @@ class LocalRuntime:
             os.write(self._wake_write, b"x")
 
 
-def _limit(pid: int, memory_bytes: int) -> None:
-    """Set a new worker's limits from outside: no code of ours runs between fork and exec."""
-    with suppress(ProcessLookupError):
-        resource.prlimit(pid, resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
-        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
-        _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-        files = _MAX_FILES if hard == resource.RLIM_INFINITY else min(_MAX_FILES, hard)
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (files, files))
-
-
-def _reap(instance: _Instance) -> int | None:
-    """Collect the exit code of a worker that ended; None when it was another process's child."""
-    if instance.child is not None:
-        try:
-            return instance.child.wait(timeout=5.0)
-        except subprocess.TimeoutExpired:  # stuck in the kernel; the supervisor reaps it some day
-            return None
-    if not instance.facts.pid:
-        return None
-    try:
-        pid, status = os.waitpid(instance.facts.pid, os.WNOHANG)
-    except ChildProcessError:
-        return None  # the supervisor reaps those of earlier controllers
-    return os.waitstatus_to_exitcode(status) if pid else None
-
-
-def _code_text(code: int | None, last_words: str, facts: _Facts) -> str:
-    """Say how a process ended, with the likely cause where there is one.
-
-    >>> facts = _Facts("e/v/f1/0-1", "ab", "e", "v", 2, 8 * 1024**3, 240.0, False, "m")
-    >>> _code_text(-9, "", facts)
-    'killed by signal 9 (SIGKILL: out of memory? The instance type has 8 GiB)'
-    """
-    memory = f"out of memory? The instance type has {facts.memory_bytes / 1024**3:g} GiB"
-    if code is None:
-        return "exit code unknown (it was started by an earlier controller)"
-    if code < 0:
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = "unknown"
-        return f"killed by signal {-code} ({name}{': ' + memory if -code == signal.SIGKILL else ''})"
-    if "MemoryError" in last_words or "bad_alloc" in last_words:
-        return f"exit code {code} ({memory})"
-    return f"exit code {code}"
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a file whole, readable by the server's user only: it may hold a container's Environment."""
-    temporary = path.with_name(f".{path.name}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    temporary.replace(path)
+def failure_text(status: dict[str, Any]) -> str:
+    """Make one text of what a worker says of its failure: what happened, then where (file and line)."""
+    reason = str(status.get("reason", "")) or "The worker failed to load its model."
+    detail = str(status.get("detail", ""))
+    return f"{reason.rstrip('.')}. {detail}" if detail and detail not in reason else reason

@@ -21,6 +21,7 @@ import psutil  # type: ignore[import-untyped]
 
 MARKER = "UNDERSTUDY_WORKER"
 _PROC = Path("/proc")
+_CLEAN_SCANS = 3
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,13 @@ def marked(marker: str, command_part: str | None = None) -> list[int]:
 
 
 def kill_family(leader: Identity | None, marker: str) -> None:
-    """SIGKILL a worker, its session and everything that inherited its marker, until nothing is left."""
-    for _ in range(20):  # a process may fork while we look; each pass finds the new ones
+    """SIGKILL a worker, its session and everything that inherited its marker, until nothing is left.
+
+    Args:
+        leader: The worker itself, alive or not yet reaped; None when it is not known.
+    """
+    clean_scans = 0
+    for _ in range(40):  # a process may fork while we look; each pass finds the new ones
         family = set(marked(marker))
         if leader is not None and (fields := _stat(leader.pid)) is not None:
             if int(fields[19]) != leader.start_ticks:
@@ -70,7 +76,9 @@ def kill_family(leader: Identity | None, marker: str) -> None:
             else:
                 family.update(_session(leader.pid))
         family.discard(os.getpid())
-        if not family:
+        # In the middle of exec a process shows no environment for a moment: one clean scan proves nothing.
+        clean_scans = 0 if family else clean_scans + 1
+        if clean_scans == _CLEAN_SCANS:
             return
         for pid in family:
             with suppress(ProcessLookupError):

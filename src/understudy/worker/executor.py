@@ -28,7 +28,15 @@ class Outlet(Protocol):
         ...
 
     def send_from_thread(self, frame: bytes, finished: int) -> None:
-        """Queue a frame from a thread, ``finished`` requests being done with it; may wait for room."""
+        """Queue a frame from a thread, ``finished`` requests being done with it."""
+        ...
+
+    def wait_for_room(self) -> None:
+        """Wait while what is queued there is not read.
+
+        Raises:
+            TimeoutError: it is not read at all.
+        """
         ...
 
 
@@ -137,6 +145,7 @@ class Executor:
                 )
                 job.outlet.send_from_thread(frame, 0)
                 flags = 0
+                job.outlet.wait_for_room()
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - user code may raise anything
             traceback.print_exc(file=sys.stderr)
             flags |= wire.CHUNK_FAILED

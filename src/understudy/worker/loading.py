@@ -60,21 +60,23 @@ def _shorten(filename: str, own: list[Path]) -> str:
 
 
 def choose_loader(container: Container) -> str:
-    """Choose the loader: as told; else by command, user code, files and image, in this order.
+    """Choose the loader: command, user code, what the image names, else by files; in this order.
+
+    User code wins over the image's own loader, as in SageMaker's framework containers.
 
     Raises:
         LoadFailure: an unknown loader, or nothing that any loader takes.
     """
-    if container.loader != "auto":
-        if container.loader not in _LOADERS:
-            raise LoadFailure(
-                f"unknown loader {container.loader!r}", f"Known: auto, {', '.join(sorted(_LOADERS))}."
-            )
-        return container.loader
-    if container.command:
+    if container.loader != "auto" and container.loader not in _LOADERS:
+        raise LoadFailure(
+            f"unknown loader {container.loader!r}", f"Known: auto, {', '.join(sorted(_LOADERS))}."
+        )
+    if container.command or container.loader == "command":
         return "command"
     if script_of(container) is not None:
         return "script"
+    if container.loader != "auto":
+        return container.loader
     image = container.image.lower()
     for word, loader in (("xgboost", "xgboost"), ("scikit-learn", "sklearn"), ("sklearn", "sklearn")):
         if word in image:

@@ -28,6 +28,7 @@ _READS_PER_TURN = 8
 _INLINE_BYTES = 1 << 18
 # A streaming thread waits while this much is unsent on its connection.
 _HIGH_WATER_BYTES = 1 << 20
+_PATIENCE_S = 30.0
 MAX_CALLS_PER_BATCH = 4096
 
 
@@ -62,11 +63,20 @@ class Connection:
             self._cancelled.discard(request_id)
 
     def send_from_thread(self, frame: bytes, finished: int) -> None:
-        """Hand a frame to the loop; waits while the router does not read what it has asked for."""
-        with self._room:
-            while self.unsent_bytes > _HIGH_WATER_BYTES and not self.closed:
-                self._room.wait()
+        """Hand a frame to the loop; never waits, so that one slow router holds up no other's answers."""
         self._server.post(self, frame, finished)
+
+    def wait_for_room(self) -> None:
+        """Wait, in a streaming thread, while the router does not read what it has asked for.
+
+        Raises:
+            TimeoutError: it has not for ``_PATIENCE_S``; the stream is given up and the thread freed.
+        """
+        with self._room:
+            if not self._room.wait_for(
+                lambda: self.closed or self.unsent_bytes <= _HIGH_WATER_BYTES, _PATIENCE_S
+            ):
+                raise TimeoutError("the stream was not read")
 
     def queue(self, frame: bytes) -> None:
         """Append a frame to what is to be sent; loop only."""

@@ -6,7 +6,7 @@ Main functions: :func:`parse`, :func:`render`, :func:`render_error`.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -34,6 +34,29 @@ from understudy.aws.protocols.xml import (
 from understudy.core.errors import ApiError
 
 S3_NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
+# Root elements as S3 sends them.  botocore ignores them, so its model lacks them; Go's clients do not.
+# Source: S3 API reference, response syntax of each operation.
+_S3_ROOTS = {
+    "CompleteMultipartUpload": "CompleteMultipartUploadResult",
+    "CreateMultipartUpload": "InitiateMultipartUploadResult",
+    "DeleteObjects": "DeleteResult",
+    "GetBucketAcl": "AccessControlPolicy",
+    "GetBucketCors": "CORSConfiguration",
+    "GetBucketLifecycleConfiguration": "LifecycleConfiguration",
+    "GetBucketNotificationConfiguration": "NotificationConfiguration",
+    "GetBucketTagging": "Tagging",
+    "GetBucketVersioning": "VersioningConfiguration",
+    "GetObjectAcl": "AccessControlPolicy",
+    "GetObjectAttributes": "GetObjectAttributesResponse",
+    "GetObjectTagging": "Tagging",
+    "ListBuckets": "ListAllMyBucketsResult",
+    "ListMultipartUploads": "ListMultipartUploadsResult",
+    "ListObjectVersions": "ListVersionsResult",
+    "ListObjects": "ListBucketResult",
+    "ListObjectsV2": "ListBucketResult",
+    "ListParts": "ListPartsResult",
+    "UploadPartCopy": "CopyPartResult",
+}
 
 
 # --- reading ---------------------------------------------------------------------------------------
@@ -229,20 +252,20 @@ def _render_payload(call: Call, shape: Shape, result: Parameters, answer: Answer
         _render_document(call, shape, result, answer)
 
 
-def _blob_body(value: Any) -> bytes | Iterator[bytes]:
+def _blob_body(value: Any) -> bytes | Iterable[bytes]:
     if value is None:
         return b""
     if isinstance(value, str):
         return value.encode()
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
-    pieces: Iterator[bytes] = iter(value)
-    return pieces
+    pieces: Iterable[bytes] = value
+    return pieces  # itself, not its iterator: whoever sends it also closes it
 
 
 def _render_document(call: Call, shape: Shape, value: Parameters, answer: Answer) -> None:
     if call.protocol == "rest-xml":
-        root = shape.serialization.get("name", shape.name)
+        root = _S3_ROOTS.get(call.operation, shape.serialization.get("name", shape.name))
         text = f'{DECLARATION}<{root} xmlns="{S3_NAMESPACE}">{write_structure(shape, value)}</{root}>'
         answer.headers["content-type"], answer.body = "application/xml", text.encode()
     else:

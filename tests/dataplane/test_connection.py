@@ -1,0 +1,188 @@
+"""Deadlines of slow, idle and stuck callers, counted in sweeps; no clock is waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from understudy.dataplane.connection import (
+    DRAIN,
+    HEAD_DEADLINE,
+    IDLE,
+    STALLED_BODY,
+    STALLED_READER,
+    ClientConnection,
+)
+from understudy.dataplane.gate import BadCredentials, Gate
+from understudy.dataplane.router import Router
+
+
+class Wire:
+    """A transport that keeps what is written and how it ended."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.ended = ""
+        self.unsent = 0
+        self.reading = True
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        pass
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.ended = self.ended or "eof"
+
+    def close(self) -> None:
+        self.ended = "closed"
+
+    def abort(self) -> None:
+        self.ended = "aborted"
+
+    def is_closing(self) -> bool:
+        return self.ended in ("closed", "aborted")
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+
+@pytest.fixture
+def router(tmp_path: Path) -> Iterator[Router]:
+    facts = {"access_key_id": "A", "secret_access_key": "s", "region": "r", "account_id": "1"}
+    path = tmp_path / "credentials.json"
+    path.write_text(json.dumps(facts))
+    loop = asyncio.new_event_loop()
+    yield Router(
+        gate=Gate(path, signed=False, now_s=lambda: 0.0),
+        draw=lambda: 0.0,
+        loop=loop,
+        controller_path=tmp_path / "none.sock",
+        on_table_change=lambda: None,
+        on_suspect=lambda instance_id, reason: None,
+    )
+    loop.close()
+
+
+@pytest.fixture
+def client(router: Router) -> tuple[ClientConnection, Wire]:
+    connection, transport = ClientConnection(router), Wire()
+    stand_in: Any = transport
+    connection.connection_made(stand_in)
+    return connection, transport
+
+
+HEAD = b"POST /endpoints/e/invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
+
+
+def test_a_slow_head_is_408(client: tuple[ClientConnection, Wire]) -> None:
+    connection, transport = client
+    for _ in range(IDLE - 1):
+        connection.sweep()
+    for step in range(HEAD_DEADLINE):
+        assert not transport.data
+        connection.data_received(HEAD[step : step + 1])
+        connection.sweep()
+    assert transport.data.startswith(b"HTTP/1.1 408 ")
+    assert transport.ended == "eof"
+
+
+def test_a_stalled_body_is_408_and_a_steady_one_is_not(
+    client: tuple[ClientConnection, Wire], router: Router
+) -> None:
+    connection, transport = client
+    connection.data_received(HEAD)
+    connection.sweep()
+    for _ in range(40):
+        connection.data_received(b"x" * 1024)
+        connection.sweep()
+    assert not transport.data
+    assert router.reserved_bytes == 100_000
+    for _ in range(STALLED_BODY + 1):
+        connection.data_received(b"x")
+        connection.sweep()
+    assert transport.data.startswith(b"HTTP/1.1 408 ")
+    assert router.reserved_bytes == 0
+
+
+def test_an_idle_connection_is_closed(client: tuple[ClientConnection, Wire]) -> None:
+    connection, transport = client
+    for _ in range(IDLE):
+        assert not transport.ended
+        connection.sweep()
+    assert (transport.ended, transport.data) == ("closed", b"")
+
+
+def test_a_reader_that_stands_still_is_cut_off(client: tuple[ClientConnection, Wire]) -> None:
+    connection, transport = client
+    transport.unsent = 5_000_000
+    connection.pause_writing()
+    for _ in range(100):
+        transport.unsent -= 1000
+        connection.sweep()
+    assert not transport.ended
+    for _ in range(STALLED_READER):
+        connection.sweep()
+    assert transport.ended == "aborted"
+
+
+def test_an_answered_client_that_stays_is_cut_off(client: tuple[ClientConnection, Wire]) -> None:
+    connection, transport = client
+    connection.data_received(b"GET / HTTP/1.1\r\n\r\n")
+    assert transport.data.startswith(b"HTTP/1.1 400 ")
+    connection.data_received(b"more and more")
+    for _ in range(DRAIN):
+        assert transport.ended == "eof"
+        connection.sweep()
+    assert transport.ended == "aborted"
+
+
+def test_bodies_under_way_are_bounded(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("understudy.dataplane.connection.MAX_RESERVED_BYTES", 250_000)
+    wires = []
+    for _ in range(3):
+        connection, transport = ClientConnection(router), Wire()
+        stand_in: Any = transport
+        connection.connection_made(stand_in)
+        connection.data_received(HEAD)
+        wires.append(transport)
+    assert [transport.data[:12] for transport in wires] == [b"", b"", b"HTTP/1.1 503"]
+
+
+def test_connections_are_bounded(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("understudy.dataplane.connection.MAX_CONNECTIONS", 1)
+    wires = []
+    for _ in range(2):
+        connection, transport = ClientConnection(router), Wire()
+        stand_in: Any = transport
+        connection.connection_made(stand_in)
+        wires.append(transport)
+    assert [transport.data[:12] for transport in wires] == [b"", b"HTTP/1.1 503"]
+
+
+def test_bad_credentials_are_told_and_the_old_ones_stay(tmp_path: Path) -> None:
+    path = tmp_path / "credentials.json"
+    with pytest.raises(BadCredentials):
+        Gate(path, signed=True, now_s=lambda: 0.0)
+    path.write_text('{"access_key_id": "A", "secret_access_key": "s", "region": "r", "account_id": "7"}')
+    gate = Gate(path, signed=True, now_s=lambda: 0.0)
+    assert not gate.refresh()
+    path.write_text("{")
+    with pytest.raises(BadCredentials):
+        gate.refresh()
+    assert gate.place.account_id == "7"
