@@ -7,6 +7,7 @@ STAMP := $(VENV)/.installed
 SDK2 := .venv-sdk2
 SDK3 := .venv-sdk3
 ORACLE := .venv-oracle
+ORACLE3 := .venv-oracle3
 # Two workers: more servers at once than cores tell nothing new.
 WORKERS ?= 2
 
@@ -46,7 +47,12 @@ $(ORACLE)/.installed: | $(STAMP)
 	$(BIN)/uv pip install --quiet --python $(ORACLE)/bin/python 'xgboost==0.90' 'numpy<2' 'scipy<1.12' 'setuptools<80'
 	@touch $@
 
-sdks: $(SDK2)/.installed $(SDK3)/.installed $(ORACLE)/.installed ## environments of the SDK journeys
+$(ORACLE3)/.installed: | $(STAMP)
+	test -x $(ORACLE3)/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python $(ORACLE3)
+	$(BIN)/uv pip install --quiet --python $(ORACLE3)/bin/python 'xgboost-cpu==3.2.0' numpy
+	@touch $@
+
+sdks: $(SDK2)/.installed $(SDK3)/.installed $(ORACLE)/.installed $(ORACLE3)/.installed ## environments of the SDK journeys
 
 test: $(STAMP) sdks ## every test, journeys with real clients included
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
@@ -70,4 +76,4 @@ soak: $(STAMP) ## run for long under load and faults (needs bench/soak.py)
 	$(BIN)/python -m bench.soak
 
 clean: ## remove what the targets above made
-	rm -rf $(VENV) $(SDK2) $(SDK3) $(ORACLE) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(SDK2) $(SDK3) $(ORACLE) $(ORACLE3) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -21,6 +21,7 @@ def test_summaries_equal_core(values: list[int]) -> None:
     assert {int(bucket): n for bucket, n in buckets.items()} == expected.buckets
     if values:
         assert (low, high) == (expected.minimum, expected.maximum)
+    assert Summary.from_json([count, total, low, high, buckets]) == expected
 
 
 def test_counts_move_from_second_to_second() -> None:
@@ -111,7 +112,7 @@ def test_merging_keeps_sums_and_extremes() -> None:
     tally.answered(1.0, 5, 1)
     one = tally.take(1)
     two = tally.take(1)
-    assert two["model_latency_us"] == [0, 0, None, None, {}]
+    assert two["model_latency_us"] == [0, 0, 0, 0, {}]
     tally.answered(1.0, 9, 1)
     merged = merge_items(merge_items(one, two), tally.take(1))
     assert merged["model_latency_us"][:4] == [2, 14, 5, 9]

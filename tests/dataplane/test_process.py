@@ -242,11 +242,12 @@ def test_a_dead_workers_requests_are_answered_by_another(rig: Any) -> None:
     until(lambda: any(m["type"] == "suspect" for m in rig.controller.messages), "suspect")
 
 
-def test_the_only_workers_death_is_503_and_it_comes_back(served: Any) -> None:
+def test_the_only_workers_death_is_the_models_error_and_it_comes_back(served: Any) -> None:
     worker = served.workers["a"]
     worker.answer = lambda request: "die"
     answer = served.invoke(b"q")
-    assert (answer.status, answer.headers["x-amzn-errortype"]) == (503, "ServiceUnavailable")
+    assert (answer.status, answer.headers["x-amzn-errortype"]) == (424, "ModelError")
+    assert b"process ended" in answer.body
     assert served.invoke().status == 503
     worker.answer = worker.echo
     worker.start()
@@ -387,7 +388,7 @@ def test_swaps_under_load_fail_and_misroute_nothing(rig: Any, read_answer: Any) 
     for thread in threads:
         thread.join()
     assert not failures
-    assert sum(done) > 100
+    assert min(done) > 0
     until(lambda: rig.controller.total("invocations") == sum(done), f"{sum(done)} are counted")
 
 

@@ -68,7 +68,7 @@ def outcome(server: Any, body: bytes | None, image: str = "python:3", **containe
             ["weights.bin", "inference.py:3"],
         ),
         ({"code/inference.py": "def modelfn(d):\n    return 1\n"}, ["model_fn"]),
-        ({"readme.txt": "no model here"}, ["readme.txt"]),
+        ({"readme.txt": "no model here"}, ["inference.py"]),
         ({"code/inference.py": "import os\nos._exit(7)\n"}, ["7"]),
     ],
     ids=["syntax", "import", "missing file", "missing handler", "no model", "exits"],

@@ -252,6 +252,12 @@ def onnx_python() -> str:
 
 
 @pytest.fixture(scope="session")
+def sklearn_python() -> str:
+    """Interpreter of an environment with scikit-learn, pandas and skops."""
+    return _environment("sklearn", ["scikit-learn", "pandas", "skops"])
+
+
+@pytest.fixture(scope="session")
 def make_container() -> Callable[..., dict[str, Any]]:
     return container
 

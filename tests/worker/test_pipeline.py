@@ -54,7 +54,7 @@ def test_each_answer_is_the_next_ones_request(start_pipeline):
     answer = client.ask(b"1,2", accept="application/json")
     assert answer.status == 200
     assert json.loads(answer.body) == ["2.0,4.0", "text/doubled", "application/json", "show"]
-    assert worker.status()["model"] == {"kind": "pipeline", "loader": "auto", "note": "double > show"}
+    assert worker.status()["model"] == {"kind": "pipeline", "loader": "pipeline", "note": "double > show"}
     head = wire.RequestHead("text/csv")
     many = client.collect(client.send(*[(head, b"%d" % (number + 10)) for number in range(200)]))
     assert [json.loads(one.body)[0] for one in many] == [f"{2.0 * (number + 10)}" for number in range(200)]

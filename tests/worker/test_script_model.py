@@ -147,7 +147,7 @@ def test_an_exception_is_that_requests_500_and_its_traceback_is_logged(start_scr
         ("x = 1\n", "inference.py lacks model_fn", "define model_fn(model_dir)"),
         ("def model_fn(d):\n    return 1 / 0\n", "ZeroDivisionError", "code/inference.py:2 in model_fn"),
         ("import sys\nsys.exit('no licence')\n", "SystemExit: no licence", "code/inference.py:2"),
-        ("def model_fn(d): pass\ndef transform_fn(m,b,c,a): 1\ndef predict_fn(d,m): 1\n", "transform_fn", "or"),
+        ("def model_fn(d): pass\ndef transform_fn(m,b,c,a): 1\ndef predict_fn(d,m): 1\n", "transform", "or"),
     ],
 )  # fmt: skip
 def test_load_failures_name_file_and_line(code, reason, detail, start_script):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 
 import joblib
 import numpy as np
@@ -123,3 +124,80 @@ def test_batched_equals_unbatched_bit_for_bit(bodies, forest):
     alone = sklearn_model.EstimatorHandler(forest, note="", environment={"UNDERSTUDY_BATCH": "0"})
     assert together.batch and not alone.batch
     assert together.answer(calls) == alone.answer(calls)
+
+
+TRAIN_NAMED = """
+import json, joblib, pandas, skops.io
+from sklearn.compose import ColumnTransformer
+from sklearn.linear_model import LinearRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.tree import DecisionTreeRegressor
+X = pandas.DataFrame({"plan": ["a", "b", "a", "c"], "minutes": [1.0, 2.5, 3.0, 4.0]})
+columns = ColumnTransformer([("plan", OneHotEncoder(handle_unknown="ignore"), ["plan"]),
+                             ("minutes", StandardScaler(), ["minutes"])])
+model = make_pipeline(columns, DecisionTreeRegressor(random_state=0)).fit(X, [1.0, 2.0, 3.0, 4.0])
+joblib.dump(model, "text/model.joblib")
+numbers = DecisionTreeRegressor(random_state=0).fit(X[["minutes"]], [1.0, 2.0, 3.0, 4.0])
+joblib.dump(numbers, "numbers/model.joblib")
+skops.io.dump(numbers, "untrusted/model.skops")
+line = LinearRegression().fit(X[["minutes"]], X["minutes"])
+skops.io.dump(line, "skops/model.skops")
+print(json.dumps(line.predict(X[["minutes"]]).tolist()))
+"""
+
+
+@pytest.fixture(scope="module")
+def named_models(sklearn_python, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("named")
+    for name in ("text", "numbers", "skops", "untrusted"):
+        (directory / name).mkdir()
+    command = [sklearn_python, "-c", TRAIN_NAMED]
+    done = subprocess.run(command, cwd=directory, check=True, timeout=120, capture_output=True)
+    (directory / "line.json").write_bytes(done.stdout)
+    return directory
+
+
+def test_columns_with_texts_and_names(named_models, sklearn_python, start_worker, make_container):
+    worker = start_worker(make_container(named_models / "text", python=sklearn_python))
+    client = worker.client()
+    for content_type, body in [
+        ("text/csv", b"a,1.0\nb,2.5\nc,4\n"),
+        ("text/csv", b"plan,minutes\na,1.0\nb,2.5\nc,4\n"),
+        ("application/json", b'{"instances": [["a", 1.0], ["b", 2.5], ["c", 4]]}'),
+        (
+            "application/json",
+            b'[{"minutes": 1, "plan": "a"}, {"plan": "b", "minutes": 2.5}, {"plan": "c", "minutes": 4}]',
+        ),
+        ("application/jsonlines", b'["a", 1.0]\n["b", 2.5]\n["c", 4]\n'),
+    ]:
+        answer = client.ask(body, content_type)
+        assert (answer.status, answer.body) == (200, b"[1.0, 2.0, 4.0]"), (body, answer)
+    for body, text in [
+        (b"a,1,2", "3 columns"),
+        (b'[{"plan": "a"}]', "lacks minutes"),
+        (b"a,b", "could not convert"),
+    ]:
+        answer = client.ask(body, "application/json" if body[:1] == b"[" else "text/csv")
+        assert answer.status == 400 and text in answer.body.decode(), answer
+    assert worker.status()["batch"] is True
+    head = wire.RequestHead("text/csv")
+    mixed = client.collect(client.send(*[(head, body) for body in (b"a,1", b"x", b"b,2.5", b"c,4\na,3")]))
+    assert [one.body for one in mixed if one.status == 200] == [b"[1.0]", b"[2.0]", b"[4.0, 3.0]"]
+
+
+def test_named_numeric_columns_give_no_warning(named_models, sklearn_python, start_worker, make_container):
+    worker = start_worker(make_container(named_models / "numbers", python=sklearn_python))
+    assert worker.client().ask(b"2.5\n4").body == b"[2.0, 4.0]"
+    assert "Warning" not in worker.log()
+
+
+def test_skops_files_load_where_all_their_types_are_trusted(
+    named_models, sklearn_python, start_worker, make_container
+):
+    worker = start_worker(make_container(named_models / "skops", python=sklearn_python))
+    expected = json.loads((named_models / "line.json").read_text())
+    assert json.loads(worker.client().ask(b"1\n2.5\n3\n4").body) == expected
+    refused = start_worker(make_container(named_models / "untrusted", python=sklearn_python), wait=False)
+    status = refused.wait_for("failed", "ready")
+    assert status["state"] == "failed" and "sklearn.tree._tree.Tree" in status["detail"]

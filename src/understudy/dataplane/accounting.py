@@ -119,13 +119,13 @@ class Tally:
 
 
 def summarise(values_us: list[int]) -> list[Any]:
-    """Render samples as ``[count, sum, min, max, {bucket: count}]``; empty ones have no minimum.
+    """Render samples as ``[count, sum, min, max, {bucket: count}]``; zeros when there are none.
 
     >>> summarise([2, 2, 0])[:4]
     [3, 4, 0, 2]
     """
     if not values_us:
-        return [0, 0, None, None, {}]
+        return [0, 0, 0, 0, {}]
     buckets: dict[str, int] = {}
     for value, count in Counter(values_us).items():
         bucket = str(_bucket(value))

@@ -333,15 +333,19 @@ class Router:
             elif deaths >= DEADLY:
                 self._fail_by_model(call, 0, _DEADLY, now_ns)
             else:
-                self._try_elsewhere(call, link)
+                self._try_elsewhere(call, link, crashed=True)
 
-    def _try_elsewhere(self, call: Call, failed: InstanceLink) -> None:
+    def _try_elsewhere(self, call: Call, failed: InstanceLink, *, crashed: bool = False) -> None:
+        """Hand a call to another instance; without one it is the model's error if the model had it."""
         caller, variant = call.caller, call.variant
         assert caller is not None
         name = call.invocation.endpoint
         endpoint = self.board.endpoints.get(name)
         current = None if endpoint is None else endpoint.variants.get(variant.name)
         link = None if call.retried else (current or variant).choose_link(failed)
+        if link is None and crashed:
+            self._fail_by_model(call, 0, _CRASHED, time.monotonic_ns())
+            return
         if link is None or link.is_full:
             self._refuse_counted(caller, variant, _no_instance(name, variant.name))
             return
@@ -396,6 +400,7 @@ class Router:
             connection.keep_alive = False
 
 
+_CRASHED = "The model's process ended while it had this request. Its log says why."
 _DEADLY = "The model's process ended twice while it worked on this request. Look into the endpoint's log."
 
 

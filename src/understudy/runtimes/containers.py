@@ -10,6 +10,7 @@ SAGEMAKER_PROGRAM, SAGEMAKER_SUBMIT_DIRECTORY, /opt/ml/model).
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,34 @@ class Prepared:
     model_dir: Path
     code_dir: Path | None
 
+    def command(self) -> list[str] | None:
+        """Name the program that serves ``/ping`` and ``/invocations`` itself, if the container has one.
+
+        In order: the image entry's command, the container's ``UNDERSTUDY_COMMAND``, a program ``serve`` or
+        ``serve.py`` in the artifact (SageMaker starts a container as ``docker run IMAGE serve``) that has
+        no inference.py beside it.
+
+        Raises:
+            PreparationFailed: UNDERSTUDY_COMMAND can't be read.
+        """
+        if self.image.command is not None:
+            return list(self.image.command)
+        told = self.container.environment.get("UNDERSTUDY_COMMAND", "")
+        if told:
+            try:
+                words = shlex.split(told)
+            except ValueError as error:
+                raise PreparationFailed(f"UNDERSTUDY_COMMAND={told!r} can't be read: {error}.") from error
+            return [self.environment.python, *words[1:]] if words[:1] == ["python"] else words
+        for directory in (self.code_dir, self.model_dir):
+            if directory is None or (directory / "inference.py").is_file():
+                continue
+            for name in ("serve", "serve.py"):
+                program = directory / name
+                if program.is_file():
+                    return [*_interpreter(program, self.environment.python), str(program)]
+        return None
+
     def spec(self, vcpus: int, scratch: Path, marks: dict[str, str], place: Place) -> dict[str, Any]:
         """Render the container's part of spec.json.
 
@@ -63,7 +92,7 @@ class Prepared:
             "code_dir": None if self.code_dir is None else str(self.code_dir),
             "environment": variables | marks,
             "loader": self.image.loader,
-            "command": None if self.image.command is None else list(self.image.command),
+            "command": self.command(),
             "image": self.container.image,
             "packages": list(self.environment.packages),
         }
@@ -143,6 +172,15 @@ class ContainerPreparation:
             return model_dir / "code"
         program = container.environment.get("SAGEMAKER_PROGRAM", "")
         return model_dir if program and (model_dir / program).is_file() else None
+
+
+def _interpreter(program: Path, python: str) -> list[str]:
+    """Choose what runs a program of an artifact, whose execute permission does not survive unpacking."""
+    with program.open("rb") as file:
+        first = file.readline(256)
+    if first.startswith(b"#!") and b"python" not in first:
+        return first[2:].decode("utf-8", "replace").split()
+    return [python]
 
 
 def clean_environment(python: str, vcpus: int, scratch: Path) -> dict[str, str]:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .calls import Handler, LoadFailure, say
-from .loading import load
+from .loading import choose_loader, load
 from .process import set_title, watch_lifeline, write_status
 from .server import Server, stop_on_sigterm
 from .spec import Spec, read_spec
@@ -81,7 +81,7 @@ def _run(spec: Spec, program: Path) -> int:
         spec.status_path,
         "ready",
         batch=handler.batch,
-        model={"kind": handler.kind, "loader": spec.containers[0].loader, "note": handler.note},
+        model={"kind": handler.kind, "loader": _loader_of(spec), "note": handler.note},
     )
     server.run()
     handler.close()
@@ -96,6 +96,10 @@ def _run(spec: Spec, program: Path) -> int:
     os._exit(0)
 
 
+def _loader_of(spec: Spec) -> str:
+    return "pipeline" if len(spec.containers) > 1 else choose_loader(spec.containers[0])
+
+
 def _load(spec: Spec, program: Path, closing: list[Handler]) -> Handler:
     if len(spec.containers) > 1:
         from .pipeline import start_pipeline
@@ -104,6 +108,8 @@ def _load(spec: Spec, program: Path, closing: list[Handler]) -> Handler:
     container = spec.containers[0]
     os.environ.update(container.environment)
     os.environ.setdefault("SM_MODEL_DIR", str(container.model_dir))
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # read when a library loads
+        os.environ.setdefault(name, str(spec.vcpus))
     place = container.code_dir if container.code_dir is not None else container.model_dir
     try:
         os.chdir(place)

@@ -246,6 +246,9 @@ class Server:
         except wire.WireError as error:
             say(f"a router's connection is closed: {error}")
             return False
+        except MemoryError:
+            say("a router's connection is closed: no memory for its requests")
+            return False
         except OSError:
             return False
         return True
