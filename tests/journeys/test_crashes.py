@@ -1,4 +1,4 @@
-"""Killing any process at any time: traffic, weights and records survive; a model's stamp says who answered."""
+"""Killing any process at any time: traffic, weights and records survive; a stamp says who answered."""
 
 from __future__ import annotations
 

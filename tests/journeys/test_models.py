@@ -41,7 +41,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if body == b"teapot":
             return self.answer(418, b"short and stout")
         self.answer(200, self.path.encode() + b" " + body[::-1])
-http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["SAGEMAKER_BIND_TO_PORT"])), Handler).serve_forever()
+address = ("127.0.0.1", int(os.environ["SAGEMAKER_BIND_TO_PORT"]))
+http.server.ThreadingHTTPServer(address, Handler).serve_forever()
 """
 
 STEP = """\
