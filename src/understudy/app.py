@@ -29,9 +29,11 @@ from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
 from understudy.aws.gateway import Gateway
+from understudy.capture.collector import Collector
 from understudy.console.health import HealthFace
 from understudy.console.prometheus import UnderstudyCollector
 from understudy.control.endpoints import EndpointLoop
+from understudy.control.experiments import ExperimentLoop
 from understudy.control.loop import Chore, Loop
 from understudy.control.publisher import Publisher
 from understudy.control.recording import Recorder
@@ -58,6 +60,7 @@ log = logging.getLogger(__name__)
 INDEX_LOGS_EVERY_S = 0.5  # how exact the times of log lines are
 INSTANCE_METRICS_EVERY_S = 5.0
 ROLL_UP_EVERY_S = 60.0
+COLLECT_EVERY_S = 2.0  # routers complete a segment of captured records as often
 HEALTH_PATHS = frozenset({"/healthz", "/metrics", "/understudy/v1/status"})
 
 
@@ -151,12 +154,21 @@ class Controller:
         )
         endpoints = EndpointLoop(stores.records, self._runtime, self._publisher, clock, entropy, place)
 
+        experiments = ExperimentLoop(stores.records, clock, place)
+
+        def tick(reread: bool) -> bool:
+            # Endpoints first: nothing that may be wrong with a test keeps them waiting.
+            acted = endpoints.tick(reread=reread)
+            if experiments.tick(reread=reread):
+                self._loop.nudge()
+            return acted
+
         def observe_instances() -> None:
             recorder.on_instances(self._runtime.observe())
-            recorder.forget({stored.value.name for stored in stores.records.find(Endpoint, Query())})
+            recorder.follow({stored.value.name for stored in stores.records.find(Endpoint, Query())})
 
         self._loop = Loop(
-            lambda reread: endpoints.tick(reread=reread),
+            tick,
             [
                 Chore(
                     "index logs",
@@ -167,6 +179,17 @@ class Controller:
                 Chore("roll up metrics", ROLL_UP_EVERY_S, lambda: stores.series.roll_up(clock.now_s())),
             ],
             time.monotonic,
+        )
+        self._collector = Collector(
+            settings.spool_dir, stores.objects, stores.objects, clock, entropy, recorder.on_captured
+        )
+        # A thread of its own: megabytes of records on their way to a slow store hold up nothing else.
+        self._collecting = Loop(
+            lambda _: self._collector.collect_once(),
+            [],
+            time.monotonic,
+            name="capture",
+            idle_wait_s=COLLECT_EVERY_S,
         )
         services = Services(
             records=stores.records,
@@ -223,11 +246,14 @@ class Controller:
         """Serve until SIGTERM; workers run on."""
         Path("controller.sock").unlink(missing_ok=True)
         self._loop.start()
+        self._collecting.start()
         try:
             self._server.run()
         finally:
             self._gateway.close()
             self._loop.stop()
+            self._collecting.stop()
+            self._collector.collect_once()  # what the routers completed when they ended
             self._publisher.close()
             self._runtime.close()
             self._stores.close()

@@ -75,6 +75,11 @@ class Settings:
         return Path(self.data_dir) / "credentials.json"
 
     @property
+    def spool_dir(self) -> Path:
+        """Captured records on their way from the routers to the object store."""
+        return Path(self.data_dir) / "spool"
+
+    @property
     def router_count(self) -> int:
         """Routers to run: half the cores unless told, at least 1."""
         return self.routers or max(1, (os.cpu_count() or 2) // 2)

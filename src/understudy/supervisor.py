@@ -174,6 +174,7 @@ class _Supervisor:
         arguments += ["--run-dir", str(settings.run_dir), "--credentials", str(settings.credentials_path)]
         arguments += ["--auth", settings.auth, "--time-scale", str(settings.time_scale)]
         arguments += ["--time-anchor", str(facts["time_anchor_s"])]
+        arguments += ["--spool-dir", str(settings.spool_dir)]
         return self._spawn(arguments, (self._listener.fileno(),))
 
     def _spawn(self, arguments: list[str], descriptors: tuple[int, ...]) -> subprocess.Popen[bytes]:

@@ -125,8 +125,10 @@ def fleet(number: int, **counts: int) -> Fleet:
     )
 
 
-def create(world: World, **counts: int) -> None:
-    update = PendingUpdate("create", 1_000.0, fleet=fleet(1, **counts))
+def create(world: World, *shadows: str, **counts: int) -> None:
+    made = fleet(1, **counts)
+    variants = tuple(replace(variant, shadow=variant.name in shadows) for variant in made.variants)
+    update = PendingUpdate("create", 1_000.0, fleet=replace(made, variants=variants))
     endpoint = Endpoint("e", ARN, "config-1", EndpointStatus.CREATING, 1.0, 1.0, update=update, next_fleet=2)
     world.records.commit([Put(endpoint, 0)])
 
@@ -187,6 +189,42 @@ def test_an_instance_that_keeps_dying_is_tried_ever_more_rarely(world: World) ->
         world.clock.at_s += 1.0
         world.loop.tick(reread=False)
     assert 6 <= len(world.runtime.started) <= 14, "0.5, 1, 2, ... 60 s"
+
+
+def test_a_shadow_is_started_as_one_and_its_deaths_touch_nothing_else(world: World) -> None:
+    create(world, "s", a=1, s=1)
+    before = world.until_status(EndpointStatus.IN_SERVICE)
+    (first,) = (name for name, spec in world.runtime.specs.items() if spec.shadow)
+    assert world.runtime.specs[first].variant_name == "s"
+    (sent,) = world.router.tables[-1]["endpoints"]
+    assert [one["name"] for one in sent["variants"]] == ["a"]
+    assert [(one["name"], one["share"], len(one["instances"])) for one in sent["shadows"]] == [("s", 1.0, 1)]
+    world.runtime.set_failed(first, "killed by signal 11")
+    world.until(lambda: len(world.runtime.started) == 3)
+    world.until(lambda: bool(world.router.tables[-1]["endpoints"][0]["shadows"][0]["instances"]))
+    assert world.runtime.specs[world.runtime.started[-1]].shadow
+    assert world.endpoint() == before and world.router.weights() == {"a": 1.0}
+    event = world.records.events(ARN, 0, 100)[-1]
+    assert event.kind == "InstanceFailed" and event.detail["reason"] == "killed by signal 11"
+
+
+def test_after_a_restart_of_the_server_a_shadow_that_fails_is_no_reason(world: World) -> None:
+    create(world, "s", a=1, s=1)
+    world.until_status(EndpointStatus.IN_SERVICE)
+    for instance_id in list(world.runtime.started):
+        world.runtime.lose(instance_id)
+    world.runtime.outcome = lambda spec: "no such file" if spec.shadow else None
+    world.loop = world.new_loop()
+    world.until_status(EndpointStatus.SYSTEM_UPDATING)
+    for _ in range(20):
+        world.loop.tick(reread=True)
+    waiting = world.endpoint()
+    assert waiting is not None and waiting.failure_reason is None
+    assert waiting.status is EndpointStatus.SYSTEM_UPDATING, "production does not serve yet"
+    (answering,) = (name for name in world.runtime.started[2:] if not world.runtime.specs[name].shadow)
+    world.runtime.set_ready(answering)
+    recovered = world.until_status(EndpointStatus.IN_SERVICE)
+    assert recovered.failure_reason is None
 
 
 def test_delete_stops_everything_and_drops_the_record(world: World) -> None:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from understudy.control.publisher import Publisher, read_table, write_table
-from understudy.core.routing import EndpointRoute, InstanceRoute, RoutingTable, VariantRoute
+from understudy.core.routing import (
+    CaptureRoute,
+    EndpointRoute,
+    InstanceRoute,
+    RoutingTable,
+    ShadowRoute,
+    VariantRoute,
+)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -122,6 +131,66 @@ def test_an_instance_is_in_use_until_no_router_waits_for_it(publisher: Publisher
     routers[1].send({"type": "drained", "version": newer, "draining": []})
     until(lambda: not publisher.in_use("i1", "e"))
     assert publisher.in_use("i2", "e")
+
+
+def shadowed(name: str, *instances: str) -> EndpointRoute:
+    """A route with a shadow on these instances, and capture."""
+    routes = tuple(InstanceRoute(instance, f"w/{instance}.sock") for instance in instances)
+    return replace(
+        route(name, "i1"),
+        shadows=(ShadowRoute("s", 0.25, "c", routes),),
+        capture=CaptureRoute("s3://b/p", 7.0, True, False, ("text/csv",), (), durable=True),
+    )
+
+
+def test_shadows_and_capture_travel_and_are_kept(publisher: Publisher, tmp_path: Path) -> None:
+    publisher.publish({"e": shadowed("e", "i2")})
+    (sent,) = PlayedRouter(tmp_path, 0).table(1)["endpoints"]
+    assert sent["shadows"] == [
+        {
+            "name": "s",
+            "share": 0.25,
+            "config_name": "c",
+            "instances": [{"instance_id": "i2", "address": "w/i2.sock"}],
+            "timeout_s": 60.0,
+            "containers": ["primary"],
+        }
+    ]
+    assert sent["capture"] == {
+        "destination": "s3://b/p",
+        "sampling_percent": 7.0,
+        "inputs": True,
+        "outputs": False,
+        "csv_types": ["text/csv"],
+        "json_types": [],
+        "durable": True,
+    }
+    kept = read_table(tmp_path / "table.json")
+    assert kept is not None and kept.endpoints == {"e": shadowed("e", "i2")}
+
+
+def test_a_shadows_instance_is_in_use_like_any_other(publisher: Publisher, tmp_path: Path) -> None:
+    publisher.publish({"e": shadowed("e", "i2")})
+    routers = [PlayedRouter(tmp_path, 0), PlayedRouter(tmp_path, 1)]
+    for router in routers:
+        router.send({"type": "ack", "version": router.table(1)["version"], "draining": []})
+    until(lambda: publisher.acknowledged("e", shadowed("e", "i2")))
+    assert publisher.in_use("i2", "e")
+    publisher.publish({"e": shadowed("e")})
+    for router in routers:
+        router.send({"type": "ack", "version": router.table(2)["version"], "draining": []})
+    until(lambda: not publisher.in_use("i2", "e"))
+
+
+def test_a_table_of_before_shadows_is_read(tmp_path: Path) -> None:
+    write_table(tmp_path / "table.json", RoutingTable(3, {"e": route("e", "i1")}))
+    document = json.loads((tmp_path / "table.json").read_text())
+    for endpoint in document["table"]["endpoints"]:
+        del endpoint["shadows"], endpoint["capture"]
+    canonical = json.dumps(document["table"], separators=(",", ":"), sort_keys=True).encode()
+    document["sha256"] = hashlib.sha256(canonical).hexdigest()
+    (tmp_path / "table.json").write_text(json.dumps(document))
+    assert read_table(tmp_path / "table.json") == RoutingTable(3, {"e": route("e", "i1")})
 
 
 def test_metrics_are_acknowledged_after_they_are_recorded(

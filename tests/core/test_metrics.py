@@ -158,7 +158,30 @@ def test_a_variant_all_of_whose_requests_failed_has_errors_and_no_model_latency(
     assert found["Invocation5XXErrors"].sum == found["Invocation5XXErrors"].count == 10.0
 
 
+def test_outcomes_at_shadows_and_of_capture_have_their_own_namespace() -> None:
+    place = {"endpoint": "churn", "variant": "s", "at_s": 5}
+    data = router_data([{**place, "shadow": {"mirrored": 3, "queue": 0}}, {**place, "capture": {"disk": 2}}])
+    dimensions = (("EndpointName", "churn"), ("Outcome", "mirrored"), ("VariantName", "s"))
+    assert [(one.key, one.at_s, one.unit, one.summary.sum, one.summary.count) for one in data] == [
+        (SeriesKey("Understudy", "ShadowRequests", dimensions), 5, "Count", 3.0, 3.0),
+        (
+            SeriesKey(
+                "Understudy",
+                "CaptureRecords",
+                (("EndpointName", "churn"), ("Outcome", "disk"), ("VariantName", "s")),
+            ),
+            5,
+            "Count",
+            2.0,
+            2.0,
+        ),
+    ]
+
+
 def test_malformed_deltas_are_refused() -> None:
+    for counts in ({"mirrored": -1}, {"mirrored": math.inf}, {"mirrored": "1"}):
+        with pytest.raises(ValueError, match=r"not negative|not a finite number"):
+            router_data([{**ITEM, "shadow": counts}])
     with pytest.raises(ValueError):
         router_data([{**ITEM, "invocations": math.nan}])
     with pytest.raises(ValueError):

@@ -23,6 +23,7 @@ from understudy.core.rollouts import (
     decide,
     route_of,
 )
+from understudy.core.routing import CaptureRoute, EndpointRoute
 
 ARN = "arn:aws:sagemaker:us-east-1:123456789012:endpoint/e"
 READY, FAILED, STARTING = InstanceStatus.READY, InstanceStatus.FAILED, InstanceStatus.STARTING
@@ -59,9 +60,10 @@ class World:
 
     endpoint: Endpoint | None
     broken: set[str] = field(default_factory=set)
+    broken_variants: set[str] = field(default_factory=set)
     now_s: float = 1_000.0
     instances: dict[str, InstanceView] = field(default_factory=dict)
-    router_route: object = None
+    router_route: EndpointRoute | None = None
     restart_at_s: dict[Slot, float] = field(default_factory=dict)
     statuses: list[EndpointStatus] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
@@ -70,11 +72,9 @@ class World:
     def snapshot(self) -> RolloutSnapshot:
         assert self.endpoint is not None
         route = route_of(self.endpoint, self.instances.values())
-        used = {
-            instance.instance_id
-            for variant_route in getattr(self.router_route, "variants", ())
-            for instance in variant_route.instances
-        }
+        used = set()
+        if self.router_route is not None:
+            used = {instance.instance_id for instance in self.router_route.instances()}
         views = tuple(replace(i, routed=i.instance_id in used) for i in self.instances.values())
         return RolloutSnapshot(
             self.endpoint, self.now_s, views, route == self.router_route, self.restart_at_s
@@ -112,7 +112,7 @@ class World:
         """Let what starts become ready, or fail where its config is broken."""
         for name, view in list(self.instances.items()):
             if view.status is STARTING:
-                broken = view.slot.fleet_id in self.broken
+                broken = view.slot.fleet_id in self.broken or view.slot.variant_name in self.broken_variants
                 self.instances[name] = replace(
                     view, status=FAILED if broken else READY, reason="no such file" if broken else ""
                 )
@@ -305,6 +305,97 @@ def test_a_cold_start_is_system_updating_until_all_serve() -> None:
     assert world.endpoint is not None and world.endpoint.status is EndpointStatus.IN_SERVICE
 
 
+def shadow(name: str = "s", **members: object) -> FleetVariant:
+    return variant(name, shadow=True, **members)
+
+
+def test_the_route_tells_shadows_from_production_and_what_is_kept() -> None:
+    capture = CaptureRoute("s3://b/p", 50.0, inputs=True, outputs=False)
+    made = creating(1, variant("a", desired_weight=3.0), variant("b"), shadow(desired_weight=1.0))
+    assert made.update is not None and made.update.fleet is not None
+    made = replace(made, update=replace(made.update, fleet=replace(made.update.fleet, capture=capture)))
+    world = World(made)
+    world.settle()
+    assert world.endpoint is not None
+    route = route_of(world.endpoint, world.instances.values())
+    assert route is not None and route.capture == capture
+    assert [(v.name, v.weight, len(v.instances)) for v in route.variants] == [("a", 3.0, 1), ("b", 1.0, 1)]
+    (shadowed,) = route.shadows
+    assert (shadowed.name, shadowed.share, shadowed.config_name) == ("s", 0.25, "config-1")
+    assert len(shadowed.instances) == 1
+    assert {one.instance_id for one in route.instances()} == set(world.instances)
+
+
+@pytest.mark.parametrize(
+    ("weight", "production", "share"),
+    [
+        (0.5, (1.0,), 0.5),
+        (2.0, (1.0,), 1.0),
+        (0.0, (1.0,), 0.0),
+        (0.0, (0.0,), 0.0),
+        (0.1, (0.0,), 1.0),
+        (0.5, (1.0, 1.0), 0.25),
+    ],
+)
+def test_a_shadows_share_follows_the_weights(
+    weight: float, production: tuple[float, ...], share: float
+) -> None:
+    variants = [variant(f"p{number}", desired_weight=one) for number, one in enumerate(production)]
+    world = settled(1, *variants, shadow(desired_weight=weight))
+    assert world.endpoint is not None
+    route = route_of(world.endpoint, world.instances.values())
+    assert route is not None and [one.share for one in route.shadows] == [share]
+
+
+def test_a_shadow_that_can_not_start_ends_the_update_and_its_reason_names_it() -> None:
+    world = settled()
+    assert world.endpoint is not None
+    world.broken_variants = {"s"}
+    world.endpoint = update_to(world.endpoint, 2, variant(), shadow())
+    world.settle()
+    assert world.endpoint is not None and world.endpoint.config_name == "config-1"
+    assert world.endpoint.failure_reason == "Variant s: no such file"
+    assert {i.slot.fleet_id for i in world.instances.values()} == {"f1"}
+
+
+def test_a_shadow_that_dies_while_serving_leaves_the_endpoint_as_it_is() -> None:
+    world = settled(1, variant(), shadow())
+    before = world.endpoint
+    (name,) = (name for name, view in world.instances.items() if view.slot.variant_name == "s")
+    view = world.instances[name]
+    world.instances[name] = replace(view, status=FAILED, reason="killed by signal 9")
+    world.restart_at_s = {view.slot: world.now_s + 60}
+    world.settle()
+    assert world.endpoint == before and len(world.instances) == 1
+    route = route_of(before, world.instances.values()) if before is not None else None
+    assert route is not None
+    assert (len(route.variants[0].instances), len(route.shadows[0].instances)) == (1, 0)
+    world.now_s += 61
+    world.settle()
+    assert world.endpoint == before and len(world.instances) == 2
+
+
+def test_after_a_cold_start_nobody_waits_for_a_shadow() -> None:
+    action = decide(RolloutSnapshot(serving(1, variant(), shadow()), 5.0, cold=True))
+    assert isinstance(action, SaveEndpoint)
+    world = World(action.endpoint, restart_at_s={Slot("f1", "s", 0): 2_000.0})  # it failed, and waits
+    world.settle()
+    assert [view.slot.variant_name for view in world.instances.values()] == ["v"]
+    assert world.endpoint is not None and world.endpoint.status is EndpointStatus.IN_SERVICE
+
+
+def test_a_shadows_weight_and_count_change_without_touching_production() -> None:
+    world = settled(1, variant("a"), shadow())
+    assert world.endpoint is not None
+    (served,) = (name for name, view in world.instances.items() if view.slot.variant_name == "a")
+    world.endpoint = reweighted(world.endpoint, a=(1.0, 1), s=(0.25, 2))
+    world.settle()
+    assert world.endpoint is not None and world.endpoint.status is EndpointStatus.IN_SERVICE
+    route = route_of(world.endpoint, world.instances.values())
+    assert route is not None and route.shadows[0].share == 0.25 and len(route.shadows[0].instances) == 2
+    assert [one.instance_id for one in route.variants[0].instances] == [served]
+
+
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_whatever_happens_an_endpoint_ends_in_exactly_one_configuration(data: st.DataObject) -> None:
@@ -315,10 +406,11 @@ def test_whatever_happens_an_endpoint_ends_in_exactly_one_configuration(data: st
         kind = data.draw(st.sampled_from(["update", "broken", "weights"]))
         if kind == "weights":
             counts = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
-            world.endpoint = reweighted(world.endpoint, a=(0.5, counts[0]), b=(2.0, counts[1]))
+            world.endpoint = reweighted(world.endpoint, a=(0.5, counts[0]), b=(2.0, counts[1]), s=(0.1, 1))
         else:
             world.broken |= {f"f{number}"} if kind == "broken" else set()
-            world.endpoint = update_to(world.endpoint, number, variant("a"), variant("b"))
+            others = data.draw(st.sampled_from([(), (shadow(),)]))
+            world.endpoint = update_to(world.endpoint, number, variant("a"), variant("b"), *others)
         for _ in range(data.draw(st.integers(0, 25))):
             event = data.draw(st.sampled_from(["step", "mature", "acknowledge", "kill"]))
             if event == "kill" and world.instances:

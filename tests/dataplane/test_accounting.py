@@ -147,3 +147,25 @@ def test_the_list_of_deadly_bodies_is_bounded(count: int) -> None:
     for number in range(count):
         deaths.note("e", b"%d" % number, 0.0)
     assert len(deaths._deaths) <= 4096
+
+
+def test_outcomes_are_told_once_and_zero_ones_not_at_all() -> None:
+    ledger = Ledger()
+    assert ledger.is_empty
+    ledger.note("shadow", "e", "s", "mirrored")
+    ledger.note("shadow", "e", "s", "mirrored")
+    ledger.note("shadow", "e", "s", "queue")
+    ledger.note("capture", "e", "s", "sampling", 3)
+    assert not ledger.is_empty
+    batch = ledger.next_batch(10)
+    assert batch is not None and batch["data"] == [
+        {"endpoint": "e", "variant": "s", "at_s": 10, "shadow": {"mirrored": 2, "queue": 1}},
+        {"endpoint": "e", "variant": "s", "at_s": 10, "capture": {"sampling": 3}},
+    ]
+    ledger.note("shadow", "e", "s", "mirrored")
+    assert ledger.next_batch(11) is batch  # under way: sent again unchanged
+    ledger.acknowledge(batch["seq"])
+    batch = ledger.next_batch(12)
+    assert batch is not None and batch["data"][0]["shadow"] == {"mirrored": 1}
+    ledger.acknowledge(batch["seq"])
+    assert ledger.is_empty

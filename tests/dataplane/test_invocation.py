@@ -115,3 +115,27 @@ def test_the_name_is_percent_decoded_before_it_is_judged() -> None:
     assert (plain.endpoint, plain.fault) == ("a-b", None)
     assert crooked is not None
     assert crooked.fault is not None
+
+
+def test_a_copys_head_is_marked_and_apart_from_a_requests_of_the_same_name() -> None:
+    plain = read("Content-Type: text/csv")
+    stream = read("Content-Type: text/csv", path="/endpoints/e/invocations-response-stream")
+    assert plain is not None and stream is not None
+    for invocation, flags in ((plain, ""), (stream, "s")):
+        copy = wire.decode_request_head(invocation.wire_head("green", mirrored=True))
+        assert (copy.flags, copy.variant, copy.is_mirrored) == (flags + "m", "green", True)
+        assert wire.decode_request_head(invocation.wire_head("green")).flags == flags
+        assert invocation.wire_head("green", mirrored=True) is invocation.wire_head("green", mirrored=True)
+
+
+def test_what_the_caller_told_is_kept_for_capture() -> None:
+    invocation = read(
+        "Content-Type: text/csv",
+        "X-Amzn-SageMaker-Custom-Attributes: trace=1",
+        "X-Amzn-SageMaker-Inference-Id: id-1",
+    )
+    assert invocation is not None
+    assert invocation.told == ("text/csv", "id-1", "trace=1")
+    bare = read()
+    assert bare is not None
+    assert bare.told == ("", None, None)

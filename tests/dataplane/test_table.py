@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,17 @@ from understudy.core.routing import (
     EndpointRoute,
     InstanceRoute,
     RoutingTable,
+    ShadowRoute,
     VariantRoute,
     choose_variant,
 )
 from understudy.dataplane.accounting import Ledger
 from understudy.dataplane.calls import Call
+from understudy.dataplane.capturing import Tap
 from understudy.dataplane.dice import splitmix64
 from understudy.dataplane.instances import InstanceLink, LinkState
 from understudy.dataplane.table import BadTable, Endpoint, Switchboard, Variant, load_table, parse_table
+from understudy.dataplane.tee import RETIRED_GRACE_NS, Tee
 
 
 class QuietDesk:
@@ -37,6 +41,9 @@ class QuietDesk:
         raise AssertionError("no answers here")
 
     take_chunk = take_responses
+
+    def take_overdue(self, call: Call, now_ns: int) -> None:
+        raise AssertionError("no deadlines here")
 
     def take_loss(self, link: InstanceLink, unsent: list[Call], sent: list[Call]) -> None:
         self.lost += unsent + sent
@@ -157,6 +164,41 @@ def test_links_live_across_tables_unless_their_address_changes() -> None:
     asyncio.run(scenario())
 
 
+def test_a_promoted_shadows_instance_gets_a_link_of_productions() -> None:
+    instance = InstanceRoute("b", "w/b.sock")
+    shadow = ShadowRoute("s", 1.0, "c", (instance,))
+    production = VariantRoute("s", 1.0, "c", (instance,))
+
+    async def scenario() -> None:
+        desk, ledger, loop = QuietDesk(), Ledger(), asyncio.get_running_loop()
+        tap = Tap(ledger, loop, draw=lambda: 0.0, wall_s=lambda: 0.0, open_spool=None)
+        tee = Tee(desk, ledger, tap, loop, draw=lambda: 0.0)
+        board = Switchboard(desk, ledger, loop, lambda: None, tee)
+        board.swap(RoutingTable(1, {"e": EndpointRoute("e", (VariantRoute("v", 1.0, "c"),), (shadow,))}))
+        copies = board.links["b"]
+        assert copies.desk is tee
+        branch = board.endpoints["e"].branch
+        assert branch is not None and branch.capture is None
+        [before] = branch.shadows
+        board.swap(RoutingTable(2, {"e": EndpointRoute("e", (VariantRoute("v", 1.0, "d"),), (shadow,))}))
+        branch = board.endpoints["e"].branch
+        assert branch is not None
+        assert board.links["b"] is copies and branch.shadows[0].breaker is before.breaker
+        call: Any = Call(None, None, before, b"", 0, 0)  # type: ignore[arg-type]
+        copies.pending[1] = call
+        board.swap(RoutingTable(3, {"e": EndpointRoute("e", (production,))}))
+        assert board.endpoints["e"].branch is None
+        assert board.links["b"] is not copies and board.links["b"].desk is desk
+        assert copies.retired and board.draining() == []
+        assert call.due_ns < time.monotonic_ns() + 2 * RETIRED_GRACE_NS
+        copies.pending.clear()
+        for link in board.all_links():
+            link.close()
+        await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+
+
 RENDERED = {
     "version": 4,
     "endpoints": [
@@ -194,6 +236,27 @@ def test_a_table_is_read_from_json() -> None:
             "version": 1,
             "endpoints": [
                 {"name": "e", "variants": [{"name": "v", "weight": -1.0, "config_name": "c"}]},
+            ],
+        },
+        {
+            "version": 1,
+            "endpoints": [
+                {"name": "e", "variants": [], "shadows": [{"name": "s", "share": 1.5, "config_name": "c"}]},
+            ],
+        },
+        {
+            "version": 1,
+            "endpoints": [
+                {
+                    "name": "e",
+                    "variants": [],
+                    "capture": {
+                        "destination": "s3://b",
+                        "sampling_percent": 101,
+                        "inputs": True,
+                        "outputs": True,
+                    },
+                },
             ],
         },
     ],

@@ -60,13 +60,19 @@ class RunningServer:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def server_options() -> list[str]:
+    """Further options of ``understudy serve``; a module of tests may have its own."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, server_options: list[str]) -> Iterator[RunningServer]:
     """``understudy serve`` on a free port, stopped by SIGTERM; nothing of it may be left."""
     place = tmp_path_factory.mktemp("server")
     data_dir, log = place / "data", place / "serve.log"
     ENVIRONMENTS.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "understudy.cli", "serve", "--port", "0", "--data-dir", str(data_dir)]
-    command += ["--environments-dir", str(ENVIRONMENTS)]
+    command += ["--environments-dir", str(ENVIRONMENTS), *server_options]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, cwd=place)
     try:

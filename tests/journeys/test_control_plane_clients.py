@@ -224,9 +224,19 @@ def test_every_refusal_reaches_the_client_as_one(sagemaker: Any) -> None:
         sagemaker.create_model(ModelName="churn", PrimaryContainer={"Image": "i"})
     with pytest.raises(error, match=r"Could not find endpoint configuration \"arn"):
         sagemaker.create_endpoint(EndpointName="ep", EndpointConfigName="absent")
-    with pytest.raises(error, match="ShadowProductionVariants is not supported yet"):
+    with pytest.raises(error, match="KmsKeyId is not supported yet"):
+        sagemaker.create_endpoint_config(
+            EndpointConfigName="key", ProductionVariants=[variant()], KmsKeyId="alias/key"
+        )
+    with pytest.raises(error, match="Variant names must be unique"):
         sagemaker.create_endpoint_config(
             EndpointConfigName="shadow", ProductionVariants=[variant()], ShadowProductionVariants=[variant()]
+        )
+    with pytest.raises(error, match="understudy:shadows=many, understudy:capture=durable"):
+        sagemaker.create_endpoint_config(
+            EndpointConfigName="tagged",
+            ProductionVariants=[variant()],
+            Tags=[{"Key": "understudy:shadow", "Value": "many"}],
         )
     with pytest.raises(sagemaker.exceptions.ResourceNotFound):
         sagemaker.list_tags(ResourceArn="arn:aws:sagemaker:us-east-1:123456789012:model/absent")

@@ -6,7 +6,15 @@ import botocore.session
 
 from understudy.operations import cloudwatch, iam, logs, s3, sts
 from understudy.operations.registry import OPERATIONS
-from understudy.operations.sagemaker import endpoint_configs, endpoint_updates, endpoints, models, tags
+from understudy.operations.sagemaker import (
+    endpoint_configs,
+    endpoint_updates,
+    endpoints,
+    experiment_updates,
+    experiments,
+    models,
+    tags,
+)
 
 
 def test_every_key_is_a_real_operation() -> None:
@@ -16,5 +24,6 @@ def test_every_key_is_a_real_operation() -> None:
 
 
 def test_nothing_is_registered_twice() -> None:
-    modules = (models, endpoint_configs, endpoints, endpoint_updates, tags, cloudwatch, logs, s3, sts, iam)
+    endpoint = (endpoint_configs, endpoints, endpoint_updates, experiments, experiment_updates)
+    modules = (models, *endpoint, tags, cloudwatch, logs, s3, sts, iam)
     assert sum(len(module.OPERATIONS) for module in modules) == len(OPERATIONS)

@@ -88,7 +88,13 @@ def test_limits_and_priorities(bench: Bench) -> None:
     assert "Max core file size        0" in limits
     assert Path(f"/proc/{one.pid}/oom_score_adj").read_text().strip() == "500"
     assert psutil.Process(one.pid).nice() == 0
-    assert psutil.Process(two.pid).nice() == 10
+    assert Path(f"/proc/{two.pid}/oom_score_adj").read_text().strip() == "800"
+    assert psutil.Process(two.pid).nice() == 19
+    # A session is its own group to the scheduler, and a nice value alone counts within the group only.
+    autogroup = Path(f"/proc/{two.pid}/autogroup")
+    if autogroup.exists() and Path("/proc/sys/kernel/sched_autogroup_enabled").read_text().strip() == "1":
+        assert autogroup.read_text().split()[-1] == "19"
+        assert Path(f"/proc/{one.pid}/autogroup").read_text().split()[-1] == "0"
 
 
 def test_memory_of_the_instance_type_is_the_limit(bench: Bench) -> None:

@@ -98,6 +98,9 @@ def test_requests_and_answers_pass_with_their_headers(start_command):
         "x-amzn-sagemaker-inference-id": "i", "x-amzn-sagemaker-target-model": "m",
     }  # fmt: skip
     assert wire.decode_response_head(answer.head)[:2] == ("text/plain", "a=1")
+    assert "X-Understudy-Mirrored" not in json.loads(answer.body)
+    copied = client.ask(b"headers", flags="m")
+    assert json.loads(copied.body)["X-Understudy-Mirrored"] == "true"
     refused = client.ask(b"refuse")
     assert (refused.status, refused.body) == (422, b"not so")
     assert client.ask(b"").body == b""

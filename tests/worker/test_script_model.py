@@ -75,6 +75,19 @@ def test_context_is_given_to_those_who_take_it(start_script):
     assert json.loads(answer.body) == ["model", "tenant=7", "tenant=7", "abc"]
 
 
+def test_a_shadows_copy_is_marked_for_user_code(start_script):
+    worker = start_script(
+        """
+        def model_fn(model_dir): return 1
+        def transform_fn(model, body, content_type, accept, context):
+            return f"{context.mirrored} {context.get_request_header(0, 'X-Understudy-Mirrored')}", accept
+        """
+    )
+    client = worker.client()
+    assert client.ask(b"x").body == b"False None"
+    assert client.ask(b"x", flags="m").body == b"True true"
+
+
 def test_tensorflow_style_handler(start_script):
     client = start_script(
         """

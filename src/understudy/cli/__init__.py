@@ -19,7 +19,12 @@ COMMANDS = {
     ),
     "exec": ("understudy.cli.execute:command", "Run a command whose AWS calls all go to a server."),
     "status": ("understudy.cli.status:command", "Show processes, endpoints, variants and their shares."),
+    "shadow": (
+        "understudy.cli.shadow:command",
+        "Test a model on copies of live requests; promote or remove it.",
+    ),
     "logs": ("understudy.cli.logs:command", "Show what an endpoint's models print."),
+    "compare": ("understudy.cli.compare:command", "Compare a shadow's answers with production's."),
     "demo": ("understudy.cli.demo:command", "Train two models and A/B test them, in about a minute."),
 }
 """Command -> (``module:attribute``, one line of help)."""

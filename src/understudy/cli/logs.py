@@ -66,9 +66,11 @@ def command(
         return
 
 
-def parse_duration_s(text: str) -> int:
+def parse_duration_s(text: str, option: str = "--since") -> int:
     """Read a duration.
 
+    Args:
+        option: What it was given for.
     Raises:
         click.BadParameter: it is none (exit code 2).
 
@@ -77,7 +79,7 @@ def parse_duration_s(text: str) -> int:
     """
     match = re.fullmatch(r"(\d{1,9})([smhd])", text.strip())
     if match is None:
-        raise click.BadParameter(f"{text!r}: write 30s, 10m, 2h or 1d.", param_hint="--since")
+        raise click.BadParameter(f"{text!r}: write 30s, 10m, 2h or 1d.", param_hint=option)
     return int(match[1]) * UNITS_S[match[2]]
 
 

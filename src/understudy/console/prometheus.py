@@ -5,7 +5,7 @@ Source: Prometheus exposition format 0.0.4, through prometheus_client.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import generate_latest
 from prometheus_client.core import (
@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from understudy import __version__
 from understudy.control.recording import Recorder
 from understudy.core.endpoints import Endpoint
-from understudy.core.metrics import Summary, value_of
+from understudy.core.metrics import CAPTURE_OUTCOMES, SHADOW_OUTCOMES, Summary, value_of
 from understudy.core.ports import InstanceState, Query, Records, Runtime
 
 # Seconds; Prometheus's own defaults, finer at the fast end where model calls are.
@@ -82,6 +82,26 @@ class UnderstudyCollector(Collector):
                 summary: Summary = getattr(totals, attribute)
                 histogram.add_metric(key, _cumulative(summary), summary.sum / 1e6)
             yield histogram
+        for name, text, attribute, outcomes in (
+            (
+                "understudy_shadow_requests",
+                "Production requests by what became of them at a shadow",
+                "shadow",
+                SHADOW_OUTCOMES,
+            ),
+            (
+                "understudy_capture_records",
+                "Answers with capture on by what became of their record",
+                "capture",
+                CAPTURE_OUTCOMES,
+            ),
+        ):
+            family = CounterMetricFamily(name, text, labels=[*labels, "outcome"])
+            for key, totals in sorted(variants.items()):
+                counts: Mapping[str, int] = getattr(totals, attribute)
+                for outcome in (*outcomes, *sorted(counts.keys() - set(outcomes))) if counts else ():
+                    family.add_metric([*key, outcome], counts.get(outcome, 0))
+            yield family
         refusals = CounterMetricFamily(
             "understudy_refused_requests", "Requests refused before routing", labels=["code"]
         )

@@ -225,7 +225,11 @@ class EndpointLoop:
                 )
             ]
         )
-        if endpoint.status is EndpointStatus.SYSTEM_UPDATING and endpoint.failure_reason != action.reason:
+        if (
+            endpoint.status is EndpointStatus.SYSTEM_UPDATING
+            and endpoint.failure_reason != action.reason
+            and not _is_shadow(endpoint, action.slot)
+        ):
             # Not serving since the server started: say why where people look first.
             self._save(
                 watched,
@@ -334,6 +338,16 @@ class EndpointLoop:
                 if state.status is InstanceStatus.READY
             ],
         )
+
+
+def _is_shadow(endpoint: Endpoint, slot: Slot) -> bool:
+    """Tell whether a slot of the serving fleet is a shadow's."""
+    fleet = endpoint.fleet
+    return (
+        fleet is not None
+        and fleet.fleet_id == slot.fleet_id
+        and any(variant.shadow and variant.name == slot.variant_name for variant in fleet.variants)
+    )
 
 
 def slot_of(instance_id: str) -> Slot:

@@ -1,4 +1,4 @@
-"""The thread that runs the loops: at once when nudged, a few times a second otherwise.
+"""The threads that run the loops: at once when nudged, every so often otherwise.
 
 A round that fails (a locked database, a full disk) is logged and tried again; the request path
 never waits for it.
@@ -29,23 +29,32 @@ class Chore:
 
 
 class Loop:
-    """Runs the endpoint loop and the chores.
+    """Runs one thread's work and chores.
 
     Args:
         tick: One round; told whether the store may have changed; tells whether it did something.
         chores: Done in the same thread, each when due.
+        name: Of the thread.
+        idle_wait_s: From a round that did nothing to the next.
     """
 
     def __init__(
-        self, tick: Callable[[bool], bool], chores: list[Chore], monotonic_s: Callable[[], float]
+        self,
+        tick: Callable[[bool], bool],
+        chores: list[Chore],
+        monotonic_s: Callable[[], float],
+        *,
+        name: str = "control",
+        idle_wait_s: float = IDLE_WAIT_S,
     ) -> None:
+        self._idle_wait_s = idle_wait_s
         self._tick = tick
         self._chores = chores
         self._monotonic_s = monotonic_s
         self._wake = threading.Event()
         self._reread = True
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="control", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         """Begin."""
@@ -73,9 +82,9 @@ class Loop:
             try:
                 acted = self._tick(reread)
                 self._do_chores()
-                wait_s = BUSY_WAIT_S if acted else IDLE_WAIT_S
+                wait_s = BUSY_WAIT_S if acted else self._idle_wait_s
             except Exception:
-                log.exception("a control round failed; trying again")
+                log.exception("a round of %s failed; trying again", self._thread.name)
                 self._reread = True
                 wait_s = AFTER_ERROR_S
             if not self._stopping:

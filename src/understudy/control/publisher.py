@@ -113,11 +113,7 @@ class Publisher:
         """Tell whether some router may hand the instance a request, or waits for its answer."""
         with self._lock:
             route = self._table.endpoints.get(endpoint_name)
-            if route is not None and any(
-                instance.instance_id == instance_id
-                for variant in route.variants
-                for instance in variant.instances
-            ):
+            if route is not None and any(one.instance_id == instance_id for one in route.instances()):
                 return True
             needed = self._changed_in.get(endpoint_name, 0)
             if self._table.version < self._floor:

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, ClassVar
 
 from understudy.core.models import Container
+from understudy.core.routing import CaptureRoute
 
 
 class EndpointStatus(StrEnum):
@@ -30,7 +31,12 @@ class EndpointStatus(StrEnum):
 
 @dataclass(frozen=True)
 class EndpointConfig:
-    """A CreateEndpointConfig request that was accepted, defaults filled in (weight 1.0)."""
+    """A CreateEndpointConfig request that was accepted, defaults filled in (weight 1.0).
+
+    Attributes:
+        extensions: Its ``understudy:`` tags by name without the prefix, e.g. ``{"shadows": "many"}``:
+            what AWS's API has no member for.
+    """
 
     KIND: ClassVar[str] = "endpoint-config"
     name: str
@@ -38,6 +44,7 @@ class EndpointConfig:
     request: dict[str, Any]
     created_at_s: float
     modified_at_s: float
+    extensions: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class FleetVariant:
     Attributes:
         containers: In serial order; more than one is a pipeline.
         direct: InferenceExecutionConfig.Mode is Direct: the caller picks one container.
-        desired_weight: Any non-negative float; share = weight / sum.
+        desired_weight: Any non-negative float; share = weight / sum of production's weights.
         current_weight: What every router has acknowledged.
         desired_count: Instances wanted; ``current_count`` of them serve.
         startup_timeout_s: ContainerStartupHealthCheckTimeoutInSeconds.
@@ -81,11 +88,16 @@ class Fleet:
 
     Attributes:
         fleet_id: ``f1``, ``f2``, ... unique within the endpoint, for ever.
+        variants: Production variants, then shadows.
+        capture: What routers keep of requests and answers; None: nothing.
+        data_capture: DataCaptureConfig by wire names, also when capture is switched off.
     """
 
     fleet_id: str
     config_name: str
     variants: tuple[FleetVariant, ...]
+    capture: CaptureRoute | None = None
+    data_capture: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

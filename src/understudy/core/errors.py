@@ -6,6 +6,7 @@ The tree::
     ├── ValidationException 400   SageMaker control plane: bad value, duplicate, missing, wrong state
     ├── ResourceNotFound 400      SageMaker jobs, monitors, tags
     ├── ResourceInUse 400         SageMaker: duplicate job
+    ├── ConflictException 400     SageMaker: inference experiment in the wrong state
     ├── ResourceLimitExceeded 400
     ├── NotImplementedOperation 501   an operation that this version does not have
     └── RuntimeApiError           sagemaker-runtime (rendered by the router)
@@ -74,6 +75,13 @@ class ResourceInUse(ApiError):
     """A job of this name exists."""
 
     code = "ResourceInUse"
+    status = 400
+
+
+class ConflictException(ApiError):
+    """An inference experiment is not in a state that allows the request."""
+
+    code = "ConflictException"
     status = 400
 
 

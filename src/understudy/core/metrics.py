@@ -29,6 +29,16 @@ _LOG_MIDDLE = math.log((GAMMA + 1) / 2)
 
 ENDPOINT_NAMESPACE = "AWS/SageMaker"
 INSTANCE_NAMESPACE = "/aws/sagemaker/Endpoints"
+# What AWS does not measure: dimensions EndpointName, VariantName, Outcome.
+UNDERSTUDY_NAMESPACE = "Understudy"
+SHADOW_REQUESTS = "ShadowRequests"
+CAPTURE_RECORDS = "CaptureRecords"
+
+# What became of a production request at one shadow: exactly one of these.
+SHADOW_OUTCOMES = ("mirrored", "sampling", "queue", "breaker", "size", "shutdown")
+# What became of the record of an answer: exactly one of these.
+CAPTURED = "captured"
+CAPTURE_OUTCOMES = (CAPTURED, "sampling", "queue", "disk", "shutdown")
 
 
 def bucket_of(value: float) -> int:
@@ -218,7 +228,8 @@ def router_data(items: Iterable[Mapping[str, Any]]) -> list[Datum]:
 
     Args:
         items: ``data`` of the control channel's ``metrics`` message.  Items about no endpoint
-            (refusals) make no CloudWatch metric.
+            (refusals) make no CloudWatch metric; outcomes at shadows and of capture have their own
+            namespace.
 
     Raises:
         ValueError: an item is malformed.
@@ -240,7 +251,24 @@ def router_data(items: Iterable[Mapping[str, Any]]) -> list[Datum]:
                     Datum(SeriesKey(ENDPOINT_NAMESPACE, metric_name, place), int(item["at_s"]), unit, summary)
                     for place in places
                 ]
+        for metric_name, member in ((SHADOW_REQUESTS, "shadow"), (CAPTURE_RECORDS, "capture")):
+            data += [
+                _outcome_datum(metric_name, variant, str(outcome), _finite(count), int(item["at_s"]))
+                for outcome, count in item.get(member, {}).items()
+                if count
+            ]
     return data
+
+
+def _outcome_datum(
+    metric_name: str, variant: Mapping[str, str], outcome: str, count: float, at_s: int
+) -> Datum:
+    """Name a count of outcomes: its Sum, and its SampleCount, are how many there were."""
+    if count < 0.0:
+        raise ValueError(f"{metric_name} {outcome}: a count is not negative: {count}")
+    place = dimensions_of({**variant, "Outcome": outcome})
+    key = SeriesKey(UNDERSTUDY_NAMESPACE, metric_name, place)
+    return Datum(key, at_s, "Count", Summary.repeated(1.0, count))
 
 
 class InstanceUsage(Protocol):

@@ -16,6 +16,9 @@ Phases of a pending update, by kind::
 Whatever fails while preparing leaves routing untouched: a create ends Failed, an update and a
 change of weights go back to InService with the FailureReason, without one request lost.
 
+A shadow is a variant like any other until it serves: one that can't come up ends its create or update.
+From then on it can't hurt: it is restarted when it dies, and the endpoint's status does not depend on it.
+
 Source: SageMaker's DescribeEndpoint and deployment-guardrails documentation; the shape of the
 decision is TensorFlow Serving's AspiredVersionPolicy.
 """
@@ -28,7 +31,7 @@ from typing import Any
 
 from understudy.core.endpoints import Endpoint, EndpointStatus, Fleet, FleetVariant, PendingUpdate
 from understudy.core.ports import InstanceStatus
-from understudy.core.routing import EndpointRoute, InstanceRoute, VariantRoute
+from understudy.core.routing import EndpointRoute, InstanceRoute, ShadowRoute, VariantRoute, shadow_share
 
 PREPARING, SHIFTING, DRAINING = "preparing", "shifting", "draining"
 
@@ -177,33 +180,60 @@ def route_of(endpoint: Endpoint, instances: Iterable[InstanceView]) -> EndpointR
 
     Only instances that are ready and within the current count take requests.
     """
-    if endpoint.fleet is None or (endpoint.update is not None and endpoint.update.kind == "delete"):
+    fleet = endpoint.fleet
+    if fleet is None or (endpoint.update is not None and endpoint.update.kind == "delete"):
         return None
-    ready: dict[tuple[str, str], list[InstanceView]] = {}
+    ready: dict[str, list[InstanceView]] = {}
     for instance in instances:
-        if instance.status is InstanceStatus.READY and not instance.stopping:
-            ready.setdefault((instance.slot.fleet_id, instance.slot.variant_name), []).append(instance)
+        if (
+            instance.status is InstanceStatus.READY
+            and not instance.stopping
+            and instance.slot.fleet_id == fleet.fleet_id
+        ):
+            ready.setdefault(instance.slot.variant_name, []).append(instance)
+    production = [variant for variant in fleet.variants if not variant.shadow]
+    production_weight = sum(variant.current_weight for variant in production)
     return EndpointRoute(
         name=endpoint.name,
         variants=tuple(
             VariantRoute(
                 name=variant.name,
                 weight=variant.current_weight,
-                config_name=endpoint.fleet.config_name,
-                instances=tuple(
-                    InstanceRoute(instance.instance_id, instance.address)
-                    for instance in sorted(
-                        ready.get((endpoint.fleet.fleet_id, variant.name), []), key=lambda i: i.slot.number
-                    )
-                    if instance.slot.number < variant.current_count
-                ),
+                config_name=fleet.config_name,
+                instances=_instance_routes(variant, ready),
                 timeout_s=MODEL_TIMEOUT_S,
-                containers=tuple(container.hostname for container in variant.containers),
+                containers=_hostnames(variant),
             )
-            for variant in endpoint.fleet.variants
-            if not variant.shadow
+            for variant in production
         ),
+        shadows=tuple(
+            ShadowRoute(
+                name=variant.name,
+                share=shadow_share(variant.current_weight, production_weight),
+                config_name=fleet.config_name,
+                instances=_instance_routes(variant, ready),
+                timeout_s=MODEL_TIMEOUT_S,
+                containers=_hostnames(variant),
+            )
+            for variant in fleet.variants
+            if variant.shadow
+        ),
+        capture=fleet.capture,
     )
+
+
+def _instance_routes(
+    variant: FleetVariant, ready: Mapping[str, list[InstanceView]]
+) -> tuple[InstanceRoute, ...]:
+    return tuple(
+        InstanceRoute(instance.instance_id, instance.address)
+        for instance in sorted(ready.get(variant.name, []), key=lambda i: i.slot.number)
+        if instance.slot.number < variant.current_count
+    )
+
+
+def _hostnames(variant: FleetVariant) -> tuple[str, ...]:
+    return tuple(container.hostname for container in variant.containers)
 
 
 # --- what must not run -----------------------------------------------------------------------------
@@ -358,10 +388,11 @@ def _drained(snapshot: RolloutSnapshot, update: PendingUpdate) -> RolloutAction 
 
 
 def _recovered(snapshot: RolloutSnapshot) -> RolloutAction | None:
-    """After a restart: InService again once every wanted instance serves."""
+    """After a restart: InService again once every wanted instance that answers callers serves."""
     endpoint = snapshot.endpoint
     ready = {i.slot for i in snapshot.instances if i.status is InstanceStatus.READY}
-    if snapshot.route_acknowledged and set(wanted_slots(endpoint, snapshot.now_s)) <= ready:
+    wanted = wanted_slots(endpoint, snapshot.now_s)
+    if snapshot.route_acknowledged and {slot for slot, one in wanted.items() if not one.shadow} <= ready:
         return _in_service(snapshot, "EndpointRecovered")
     return None
 

@@ -1,11 +1,12 @@
 """The routing table and the choices made from it.
 
-Owns :class:`RoutingTable`, immutable and replaced whole, and :func:`choose_variant`.
+Owns :class:`RoutingTable`, immutable and replaced whole, :func:`choose_variant` and :func:`shadow_share`.
 Refuses tables without a positive weight per serving endpoint only where a choice is asked of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from understudy.core.errors import ValidationError
@@ -43,11 +44,68 @@ class VariantRoute:
 
 
 @dataclass(frozen=True)
+class ShadowRoute:
+    """One shadow variant: it gets copies of production requests and answers nobody.
+
+    Attributes:
+        share: Probability in [0, 1] that a production request is copied (:func:`shadow_share`); drawn
+            per request, independently of every other shadow.
+        config_name: For the EndpointConfigName dimension.
+        timeout_s: How long the model may take.
+    """
+
+    name: str
+    share: float
+    config_name: str
+    instances: tuple[InstanceRoute, ...] = ()
+    timeout_s: float = 60.0
+    containers: tuple[str, ...] = ("primary",)
+
+
+@dataclass(frozen=True)
+class CaptureRoute:
+    """What is kept of an endpoint's requests and answers, production's and shadows' alike.
+
+    Attributes:
+        destination: ``s3://bucket/prefix``, without a slash at the end.
+        sampling_percent: 0 to 100.
+        inputs: Requests' bodies are kept.
+        outputs: Answers' bodies are kept.
+        csv_types: Content types kept as text marked CSV.
+        json_types: Content types kept as text marked JSON; whatever else is kept as BASE64.
+        durable: An answer leaves after its record is on disk.
+    """
+
+    destination: str
+    sampling_percent: float
+    inputs: bool
+    outputs: bool
+    csv_types: tuple[str, ...] = ()
+    json_types: tuple[str, ...] = ()
+    durable: bool = False
+
+
+@dataclass(frozen=True)
 class EndpointRoute:
-    """One endpoint as routers see it."""
+    """One endpoint as routers see it.
+
+    Attributes:
+        variants: Production variants: who may answer.
+        shadows: Who gets copies.
+        capture: None: nothing is kept.
+    """
 
     name: str
     variants: tuple[VariantRoute, ...]
+    shadows: tuple[ShadowRoute, ...] = ()
+    capture: CaptureRoute | None = None
+
+    def instances(self) -> Iterator[InstanceRoute]:
+        """Yield every instance that gets requests or copies of them."""
+        for variant in self.variants:
+            yield from variant.instances
+        for shadow in self.shadows:
+            yield from shadow.instances
 
 
 @dataclass(frozen=True)
@@ -96,3 +154,22 @@ def choose_variant(route: EndpointRoute, draw: float, target_variant: str | None
             point -= variant.weight
     assert last is not None  # total > 0: some weight was positive
     return last
+
+
+def shadow_share(shadow_weight: float, production_weight: float) -> float:
+    """Say which share of production's requests a shadow gets: ``min(1, shadow / production)``.
+
+    Args:
+        shadow_weight: The shadow's weight, >= 0.
+        production_weight: Sum of the production variants' weights, >= 0.
+
+    Source: InitialVariantWeight of ShadowProductionVariants in CreateEndpointConfig's documentation.
+
+    >>> shadow_share(1.0, 2.0), shadow_share(3.0, 2.0), shadow_share(0.0, 0.0), shadow_share(1.0, 0.0)
+    (0.5, 1.0, 0.0, 1.0)
+    """
+    if not shadow_weight > 0.0:
+        return 0.0
+    if not production_weight > shadow_weight:
+        return 1.0
+    return shadow_weight / production_weight

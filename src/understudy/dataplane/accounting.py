@@ -1,8 +1,8 @@
 """Counts every request exactly once and hands the counts to the controller, in seconds of the scaled clock.
 
 Owns :class:`Tally` (what the request path adds to) and :class:`Ledger` (what is to be sent).  Refuses
-unbounded memory: tallies exist for routed variants only, refusals are keyed by a fixed set of codes, and
-what can't be delivered for long is merged into minutes, then hours.  Main class: :class:`Ledger`.
+unbounded memory: tallies exist for routed variants only, refusals and outcomes are keyed by fixed sets of
+words, and what can't be delivered for long is merged into minutes, then hours.  Main class: :class:`Ledger`.
 """
 
 from __future__ import annotations
@@ -166,6 +166,7 @@ class Ledger:
         self._at_work: list[Tally] = []
         self._closed: dict[tuple[str, str, str, int], dict[str, Any]] = {}
         self._refused: dict[str, int] = {}
+        self._outcomes: dict[tuple[str, str, str], dict[str, int]] = {}
         self._sequence = 0
         self._under_way: dict[str, Any] | None = None
 
@@ -194,6 +195,19 @@ class Ledger:
             code: One of our error codes; never a caller's text.
         """
         self._refused[code] = self._refused.get(code, 0) + 1
+
+    def note(self, kind: str, endpoint: str, variant: str, outcome: str, count: int = 1) -> None:
+        """Count what became of a copy for a shadow, or of a record.
+
+        Args:
+            kind: ``shadow`` or ``capture``.
+            outcome: One of that kind's few fixed words.
+        """
+        key = (kind, endpoint, variant)
+        counts = self._outcomes.get(key)
+        if counts is None:
+            counts = self._outcomes[key] = {}
+        counts[outcome] = counts.get(outcome, 0) + count
 
     def close_second(self, at_s: int) -> None:
         """Move what was counted since the last call into the second ``at_s``."""
@@ -224,13 +238,15 @@ class Ledger:
         Returns:
             ``{"seq": n, "data": [...]}``; the same one until :meth:`acknowledge`.
         """
-        if self._under_way is None and (self._closed or self._refused):
+        if self._under_way is None and (self._closed or self._refused or self._outcomes):
             data: list[dict[str, Any]] = list(self._closed.values())
             if self._refused:
                 data.append({"endpoint": "", "variant": "", "at_s": at_s, "refused": self._refused})
+            for (kind, endpoint, variant), counts in self._outcomes.items():
+                data.append({"endpoint": endpoint, "variant": variant, "at_s": at_s, kind: counts})
             self._sequence += 1
             self._under_way = {"seq": self._sequence, "data": data}
-            self._closed, self._refused = {}, {}
+            self._closed, self._refused, self._outcomes = {}, {}, {}
         return self._under_way
 
     def acknowledge(self, sequence: int) -> None:
@@ -241,4 +257,4 @@ class Ledger:
     @property
     def is_empty(self) -> bool:
         """Whether nothing is left to send."""
-        return not (self._at_work or self._closed or self._refused or self._under_way)
+        return not (self._at_work or self._closed or self._refused or self._outcomes or self._under_way)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from understudy.dataplane.capturing import Event
     from understudy.dataplane.instances import InstanceLink
     from understudy.dataplane.invocation import Invocation
     from understudy.dataplane.table import Variant
@@ -33,18 +34,20 @@ class Call:
     """One request from the moment its variant is known until it is answered.
 
     Attributes:
-        caller: None once it is gone.
+        caller: None once it is gone; a shadow's copy never has one.
         started_ns: Monotonic time of the request's first byte.
         handed_ns: When it was handed to ``link``.
         due_ns: When its model has taken too long.
         retried: It was handed to a second instance.
         streaming: A part of the answer has been passed on.
+        event: What is to be captured; None where the endpoint captures nothing.
     """
 
     __slots__ = (
         "body",
         "caller",
         "due_ns",
+        "event",
         "handed_ns",
         "invocation",
         "link",
@@ -57,14 +60,14 @@ class Call:
 
     def __init__(
         self,
-        caller: Caller,
+        caller: Caller | None,
         invocation: Invocation,
         variant: Variant,
         body: bytes,
         started_ns: int,
         handed_ns: int,
     ) -> None:
-        self.caller: Caller | None = caller
+        self.caller = caller
         self.invocation = invocation
         self.variant = variant
         self.body = body
@@ -75,3 +78,4 @@ class Call:
         self.streaming = False
         self.request_id = 0
         self.link: InstanceLink | None = None
+        self.event: Event | None = None

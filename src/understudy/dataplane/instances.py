@@ -52,6 +52,10 @@ class Desk(Protocol):
         """Pass on a piece of a streamed answer."""
         ...
 
+    def take_overdue(self, call: Call, now_ns: int) -> None:
+        """Answer a call whose model has taken too long; its link has forgotten it."""
+        ...
+
     def take_loss(self, link: InstanceLink, unsent: list[Call], sent: list[Call]) -> None:
         """Find another way for calls whose worker is gone."""
         ...

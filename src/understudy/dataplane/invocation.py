@@ -16,6 +16,7 @@ from urllib.parse import unquote_to_bytes
 from understudy.dataplane.guard import Head
 
 MAX_BODY_BYTES = 6_291_456  # BodyBlob
+MIRRORED_KEY = "\0"  # before a shadow's name in :attr:`Invocation.heads`
 
 _PATH = re.compile(rb"/endpoints/([^/]+)/invocations(-response-stream)?")
 _PREFIX = b"x-amzn-sagemaker-"
@@ -85,7 +86,7 @@ class Invocation:
         heads: Wire head by name of the variant that is to answer; see :meth:`wire_head`.
     """
 
-    __slots__ = ("_fields", "endpoint", "fault", "heads", "streams", "target_variant")
+    __slots__ = ("_fields", "_told", "endpoint", "fault", "heads", "streams", "target_variant")
 
     def __init__(self, endpoint: str, fields: dict[bytes, bytes], streams: bool) -> None:
         self.endpoint = endpoint
@@ -95,17 +96,39 @@ class Invocation:
         self.fault = _broken(endpoint, fields, _STREAM if streams else _PLAIN)
         self.heads: dict[str, bytes] = {}  # one per variant of one endpoint: few
         self._fields = fields
+        self._told: tuple[str, str | None, str | None] | None = None
 
-    def wire_head(self, variant: str) -> bytes:
-        """Return the request head for a worker: the fields of ``worker.wire``, NUL-joined, as bytes."""
-        head = self.heads.get(variant)
+    @property
+    def told(self) -> tuple[str, str | None, str | None]:
+        """Content type, InferenceId and CustomAttributes as the caller gave them, for capture."""
+        told = self._told
+        if told is None:
+            get = self._fields.get
+            inference_id, attributes = get(_PREFIX + b"inference-id"), get(_PREFIX + b"custom-attributes")
+            told = self._told = (
+                get(b"content-type", b"").decode("utf-8", "surrogateescape"),
+                None if inference_id is None else inference_id.decode("utf-8", "surrogateescape"),
+                None if attributes is None else attributes.decode("utf-8", "surrogateescape"),
+            )
+        return told
+
+    def wire_head(self, variant: str, *, mirrored: bool = False) -> bytes:
+        """Return the request head for a worker: the fields of ``worker.wire``, NUL-joined, as bytes.
+
+        Args:
+            mirrored: It is a shadow's copy.
+        """
+        # A shadow that is promoted keeps its name: its copies' head must not become its requests'.
+        key = MIRRORED_KEY + variant if mirrored else variant
+        head = self.heads.get(key)
         if head is None:
             get = self._fields.get
+            flags = b"s" if self.streams else b""
             head = b"\0".join(
                 (
                     get(b"content-type", b""),
                     get(_PREFIX + b"accept" if self.streams else b"accept", b""),
-                    b"s" if self.streams else b"",
+                    flags + b"m" if mirrored else flags,
                     get(_PREFIX + b"custom-attributes", b""),
                     get(_PREFIX + b"inference-id", b""),
                     get(_PREFIX + b"target-model", b""),
@@ -114,7 +137,7 @@ class Invocation:
                     variant.encode(),
                 )
             )
-            self.heads[variant] = head
+            self.heads[key] = head
         return head
 
 

@@ -25,6 +25,8 @@ from pathlib import Path
 import setproctitle
 import uvloop
 
+from understudy.capture.spool import SpoolWriter
+from understudy.dataplane.capturing import KIND
 from understudy.dataplane.connection import ClientConnection
 from understudy.dataplane.control_link import ControlLink
 from understudy.dataplane.dice import splitmix64
@@ -40,6 +42,8 @@ SWEEP_S = 1.0
 CLOSE_SECOND_S = 0.25
 DRAIN_S = 30.0
 IDLE_GRACE_S = 0.5  # an idle client that sends just now still gets its answer, with Connection: close
+SHADOW_GRACE_S = 1.0
+SPOOL_GRACE_S = 2.0
 METRICS_GRACE_S = 2.0
 FIRST_TABLE_S = 1.0
 
@@ -73,11 +77,14 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--lifeline-fd", type=int, required=True, help="pipe that ends with the supervisor")
     parser.add_argument("--run-dir", type=Path, required=True, help="sockets and table.json")
     parser.add_argument("--credentials", type=Path, required=True, help="credentials.json")
+    parser.add_argument("--spool-dir", type=Path, help="where captured records go; without it none are kept")
     parser.add_argument("--auth", choices=("sigv4", "none"), default="sigv4")
     parser.add_argument("--time-anchor", type=float, default=0.0, help="Unix seconds")
     parser.add_argument("--time-scale", type=float, default=1.0)
     options = parser.parse_args(argv)
     options.credentials = options.credentials.absolute()
+    if options.spool_dir is not None:
+        options.spool_dir = options.spool_dir.absolute()
     return options
 
 
@@ -112,6 +119,8 @@ class _Process:
             draw=self._draw,
             loop=loop,
             controller_path=Path("controller.sock"),
+            wall_s=self._wall_s,
+            open_spool=None if options.spool_dir is None else self._open_spool,
             on_table_change=lambda: self._control.routes_changed(),
             on_suspect=lambda instance_id, reason: self._control.suspect(instance_id, reason),
         )
@@ -148,6 +157,21 @@ class _Process:
         await self._stop.wait()
         await self._end(server)
         return 0
+
+    def _open_spool(self) -> SpoolWriter:
+        """Start keeping records: some endpoint captures."""
+        options, loop, ledger = self._options, self._loop, self._router.ledger
+        loop_thread = threading.get_ident()
+
+        def shed(endpoint: str, variant: str, outcome: str, count: int) -> None:
+            if threading.get_ident() == loop_thread:
+                ledger.note(KIND, endpoint, variant, outcome, count)
+            else:
+                loop.call_soon_threadsafe(ledger.note, KIND, endpoint, variant, outcome, count)
+
+        return SpoolWriter(
+            options.spool_dir, options.router, os.urandom(8).hex(), on_shed=shed, wall_s=self._wall_s
+        )
 
     def _lifeline(self) -> None:
         """The supervisor is gone: so are we, at once.  In a thread of its own: uvloop would make the pipe
@@ -188,7 +212,7 @@ class _Process:
     # --- the end -----------------------------------------------------------------------------------
 
     async def _end(self, server: asyncio.Server) -> None:
-        """Finish what is in work, close idle connections, hand over the last counts."""
+        """Finish what is in work, close idle connections, keep the records, hand over the last counts."""
         router = self._router
         router.stop_keeping_alive()
         server.close()
@@ -200,7 +224,7 @@ class _Process:
             await asyncio.sleep(0.02)
         for connection in list(router.connections):
             connection.abort()
-        await asyncio.sleep(0)
+        await self._end_copies()
         router.ledger.close_second(int(self._wall_s()))
         deadline_s = time.monotonic() + METRICS_GRACE_S
         self._control.send_metrics()
@@ -211,3 +235,16 @@ class _Process:
         for link in router.board.all_links():
             link.close()
         await asyncio.sleep(0)
+
+    async def _end_copies(self) -> None:
+        """Wait a little for shadows, then for the records of what was answered."""
+        router = self._router
+        await asyncio.sleep(0)  # what this turn has taken in is on its way
+        links = router.board.all_links()
+        deadline_s = time.monotonic() + SHADOW_GRACE_S
+        while router.tee.outstanding(links) and time.monotonic() < deadline_s:
+            await asyncio.sleep(0.02)
+        router.tee.abandon(links)
+        await asyncio.sleep(0)
+        await self._loop.run_in_executor(None, router.tap.close, SPOOL_GRACE_S)
+        await asyncio.sleep(0)  # what its thread has just told is counted

@@ -8,6 +8,7 @@ Main function: :meth:`Router.invoke`.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import time
@@ -23,10 +24,14 @@ from understudy.core.errors import (
 from understudy.dataplane import answers
 from understudy.dataplane.accounting import Ledger
 from understudy.dataplane.calls import Call, Caller
+from understudy.dataplane.capturing import Spool, Tap
 from understudy.dataplane.deaths import DEADLY, DeadlyBodies
+from understudy.dataplane.dice import splitmix64
+from understudy.dataplane.holding import Holding
 from understudy.dataplane.instances import InstanceLink
 from understudy.dataplane.invocation import MAX_BODY_BYTES, Invocation
 from understudy.dataplane.table import MAX_TEMPLATES, Switchboard, Variant
+from understudy.dataplane.tee import Tee
 from understudy.worker import wire
 
 if TYPE_CHECKING:
@@ -57,12 +62,18 @@ class Router:
         controller_path: Path,
         on_table_change: Callable[[], None],
         on_suspect: Callable[[str, str], None],
+        wall_s: Callable[[], float] = time.monotonic,
+        open_spool: Callable[[], Spool] | None = None,
     ) -> None:
         self.gate = gate
         self.loop = loop
         self.controller_path = controller_path
         self.ledger = Ledger()
-        self.board = Switchboard(self, self.ledger, loop, on_table_change)
+        own_draw = splitmix64(int.from_bytes(os.urandom(8), "big"))
+        self.tap = Tap(self.ledger, loop, draw=own_draw, wall_s=wall_s, open_spool=open_spool)
+        self.tee = Tee(self, self.ledger, self.tap, loop, draw=own_draw)
+        self.board = Switchboard(self, self.ledger, loop, on_table_change, self.tee)
+        self._holding = Holding(loop, self._release)
         self.heads: dict[bytes, Head] = {}
         self.connections: set[ClientConnection] = set()
         self.stopping = False
@@ -123,6 +134,9 @@ class Router:
             return
         head = invocation.heads.get(variant.name)
         link.submit(call, head or invocation.wire_head(variant.name), body)
+        branch = endpoint.branch
+        if branch is not None:
+            branch.take(call)
 
     def _unrouted(self, caller: ClientConnection, invocation: Invocation) -> None:
         error: ApiError
@@ -162,6 +176,8 @@ class Router:
         variant.tally.failed(variant.share, CLIENT_GONE, by_model=False, model_us=None, overhead_us=None)
         if call.link is not None:
             call.link.forget(call)
+        if call.event is not None:
+            call.event.drop()
 
     # --- answers out (Desk) ------------------------------------------------------------------------
 
@@ -186,12 +202,18 @@ class Router:
                 if template is None:
                     continue
                 self._number = number = self._number + 1
+                event = call.event
+                if event is not None and event.holds:
+                    self._hold(call, head, body, template % (number, len(body), body), received_ns)
+                    continue
                 caller.finish(template % (number, len(body), body))
                 model_us = (received_ns - call.handed_ns) // 1000
                 total_us = (time.monotonic_ns() - call.started_ns) // 1000
                 variant.tally.answered(variant.share, model_us, total_us - model_us)
                 if self._deaths:
                     self._deaths.clear(call.invocation.endpoint, call.body)
+                if event is not None:
+                    self.tap.take(event, call, head, body)
             else:
                 self._answer(call, status, head, body, received_ns)
 
@@ -225,16 +247,44 @@ class Router:
         try:
             if call.invocation.streams:
                 self._begin_stream(call, head)
-                caller.finish(_framed(caller, answers.event_message(body) if body else b"", last=True))
+                last = _framed(caller, answers.event_message(body) if body else b"", last=True)
             else:
                 closes = not caller.keep_alive
                 template = answers.success_template(call.variant.name, head, self._ids, closes=closes)
                 self._number += 1
-                caller.finish(template % (self._number, len(body), body))
+                last = template % (self._number, len(body), body)
         except answers.UnsafeHead as error:
             self._fail_by_model(call, 0, str(error), received_ns)
             return
+        event = call.event
+        if event is not None and event.holds:
+            self._hold(call, head, body, last, received_ns)
+            return
+        caller.finish(last)
         self._count_answered(call, received_ns)
+        if event is not None:
+            self.tap.take(event, call, head, body)
+
+    def _hold(self, call: Call, head: bytes, body: bytes, answer: bytes, received_ns: int) -> None:
+        """Keep the record first: capture is durable."""
+        event = call.event
+        assert event is not None
+        self._holding.hold(call, answer, received_ns, lambda told: event.keep(call, head, body, told))
+
+    def _release(self, call: Call, answer: bytes, received_ns: int, kept: bool) -> None:
+        """Let a held answer go, or say that it can't be given without its record."""
+        caller, variant = call.caller, call.variant
+        if caller is None:
+            return  # gone, and counted so
+        if kept:
+            caller.finish(answer)
+            self._count_answered(call, received_ns)
+        elif call.streaming:
+            broken = answers.exception_message("StreamBroken", _NOT_KEPT)
+            caller.finish(_framed(caller, broken, last=True))
+            variant.tally.failed(variant.share, 503, by_model=False, model_us=None, overhead_us=None)
+        else:
+            self._refuse_counted(caller, variant, ServiceUnavailable(_NOT_KEPT))
 
     def _count_answered(self, call: Call, received_ns: int) -> None:
         variant = call.variant
@@ -289,9 +339,18 @@ class Router:
                 self._fail_by_model(call, 0, str(error), received_ns)
                 return
         data = answers.event_message(piece.data) if piece.data else b""
+        event = call.event
+        if event is not None:
+            event.join(piece.head, piece.data)
         if ends:
-            caller.finish(_framed(caller, data, last=True))
+            last = _framed(caller, data, last=True)
+            if event is not None and event.holds:
+                self._holding.hold(call, last, received_ns, functools.partial(event.keep_joined, call))
+                return
+            caller.finish(last)
             self._count_answered(call, received_ns)
+            if event is not None:
+                event.keep_joined(call)
         elif data:
             caller.send(_framed(caller, data, last=False))
 
@@ -316,6 +375,8 @@ class Router:
         if model_us is not None:
             overhead_us = max(0, (time.monotonic_ns() - call.started_ns) // 1000 - model_us)
         variant.tally.failed(variant.share, status, by_model=True, model_us=model_us, overhead_us=overhead_us)
+        if call.event is not None:
+            call.event.drop()
 
     def take_loss(self, link: InstanceLink, unsent: list[Call], sent: list[Call]) -> None:
         """Find another instance for the calls of a dead worker, once each."""
@@ -375,8 +436,12 @@ class Router:
                 overdue.append(call)
             for call in overdue:
                 link.forget(call)
-                message = answers.timeout_message(call.variant.container)
-                self._fail_by_model(call, 0, message, now_ns)
+                link.desk.take_overdue(call, now_ns)
+        self._holding.end_overdue(now_ns)
+
+    def take_overdue(self, call: Call, now_ns: int) -> None:
+        """See :class:`Desk`."""
+        self._fail_by_model(call, 0, answers.timeout_message(call.variant.container), now_ns)
 
     def ping_links(self) -> None:
         """Ask every worker whether it is alive."""
@@ -395,13 +460,14 @@ class Router:
 
     def stop_keeping_alive(self) -> None:
         """Let every connection's next answer be its last."""
-        self.stopping = True
+        self.stopping = self.tee.stopping = True
         for connection in self.connections:
             connection.keep_alive = False
 
 
 _CRASHED = "The model's process ended while it had this request. Its log says why."
 _DEADLY = "The model's process ended twice while it worked on this request. Look into the endpoint's log."
+_NOT_KEPT = "The answer can't be given without its capture record, which could not be written. Try again."
 
 
 def _no_instance(endpoint: str, variant: str) -> ServiceUnavailable:

@@ -8,18 +8,22 @@ link per instance across versions).  Refuses to reuse a link for a changed addre
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from understudy.core.routing import EndpointRoute, RoutingTable, VariantRoute
+from understudy.core.routing import EndpointRoute, RoutingTable, ShadowRoute, VariantRoute
 from understudy.dataplane.accounting import Ledger
 from understudy.dataplane.instances import Desk, InstanceLink
+
+if TYPE_CHECKING:
+    from understudy.dataplane.tee import Branch, Tee
 
 MAX_TEMPLATES = 256
 
@@ -45,7 +49,9 @@ class Variant:
         "timeout_ns",
     )
 
-    def __init__(self, route: VariantRoute, endpoint: str, links: list[InstanceLink], ledger: Ledger) -> None:
+    def __init__(
+        self, route: VariantRoute | ShadowRoute, endpoint: str, links: list[InstanceLink], ledger: Ledger
+    ) -> None:
         self.name = route.name
         self.config_name = route.config_name
         self.container = route.containers[0] if route.containers else "primary"
@@ -88,12 +94,14 @@ class Endpoint:
 
     Attributes:
         only: The variant that answers everything untargeted, when just one has weight.
+        branch: Shadows and capture; None without.
     """
 
-    __slots__ = ("_positive", "_total", "name", "only", "variants")
+    __slots__ = ("_positive", "_total", "branch", "name", "only", "variants")
 
-    def __init__(self, route: EndpointRoute, variants: list[Variant]) -> None:
+    def __init__(self, route: EndpointRoute, variants: list[Variant], branch: Branch | None = None) -> None:
         self.name = route.name
+        self.branch = branch
         self.variants = {variant.name: variant for variant in variants}
         self._positive = [
             (one.weight, variant)
@@ -124,9 +132,15 @@ class Switchboard:
     """
 
     def __init__(
-        self, desk: Desk, ledger: Ledger, loop: asyncio.AbstractEventLoop, on_change: Callable[[], None]
+        self,
+        desk: Desk,
+        ledger: Ledger,
+        loop: asyncio.AbstractEventLoop,
+        on_change: Callable[[], None],
+        tee: Tee | None = None,
     ) -> None:
         self._desk = desk
+        self._tee = tee
         self._ledger = ledger
         self._loop = loop
         self._on_change = on_change
@@ -149,21 +163,38 @@ class Switchboard:
                 mine = [self._link(links, one.instance_id, one.address) for one in variant.instances]
                 keys.add((route.name, variant.name, variant.config_name))
                 variants.append(Variant(variant, route.name, mine, self._ledger))
-            endpoints[route.name] = Endpoint(route, variants)
+            branch = None
+            if self._tee is not None:
+                branch = self._tee.branch(route, functools.partial(self._shadow_links, links))
+                keys.update((route.name, one.name, one.config_name) for one in route.shadows)
+            endpoints[route.name] = Endpoint(route, variants, branch)
         gone = [link for link in self.links.values() if links.get(link.instance_id) is not link]
         self.endpoints, self.links, self.table, self.known = endpoints, links, table, True
         self._ledger.keep_only(keys)
+        if self._tee is not None:
+            self._tee.keep_only(list(table.endpoints.values()))
         for link in gone:
             link.retired = True
             if link.pending:
+                if self._tee is not None and link.desk is self._tee:
+                    self._tee.retire(link)
                 self.retired.add(link)
             else:
                 link.close()
 
-    def _link(self, links: dict[str, InstanceLink], instance_id: str, address: str) -> InstanceLink:
+    def _shadow_links(self, links: dict[str, InstanceLink], route: ShadowRoute) -> list[InstanceLink]:
+        return [self._link(links, one.instance_id, one.address, self._tee) for one in route.instances]
+
+    def _link(
+        self, links: dict[str, InstanceLink], instance_id: str, address: str, tee: Tee | None = None
+    ) -> InstanceLink:
         link = links.get(instance_id) or self.links.get(instance_id)
-        if link is None or link.address != address:
-            link = InstanceLink(instance_id, address, self._desk, self._loop)
+        # A promoted shadow's instance lives on, but its answers are for callers now.
+        if link is None or link.address != address or link.desk is not (tee or self._desk):
+            if tee is not None:
+                link = tee.link(instance_id, address)
+            else:
+                link = InstanceLink(instance_id, address, self._desk, self._loop)
             link.connect()
         links[instance_id] = link
         return link
@@ -181,7 +212,8 @@ class Switchboard:
 
     def draining(self) -> list[str]:
         """Return instances that no table names and that still have requests."""
-        return sorted({link.instance_id for link in self.retired if link.pending})
+        gone = {link.instance_id for link in self.retired if link.pending}
+        return sorted(gone - self.links.keys())  # a promoted shadow's old link is no instance that ends
 
     def all_links(self) -> list[InstanceLink]:
         """Return every link that may hold calls."""
@@ -196,7 +228,7 @@ def parse_table(rendered: Any) -> RoutingTable:
     """Read a table from JSON.
 
     Raises:
-        BadTable: its shape is wrong, or a weight is negative or not finite.
+        BadTable: its shape is wrong, or a weight, share or percentage is out of range.
     """
     try:
         routes = msgspec.convert(rendered["endpoints"], list[EndpointRoute])
@@ -207,6 +239,11 @@ def parse_table(rendered: Any) -> RoutingTable:
         for variant in route.variants:
             if not (variant.weight >= 0.0 and math.isfinite(variant.weight)):
                 raise BadTable(f"weight {variant.weight} of {route.name}/{variant.name}")
+        for shadow in route.shadows:
+            if not 0.0 <= shadow.share <= 1.0:
+                raise BadTable(f"share {shadow.share} of shadow {route.name}/{shadow.name}")
+        if route.capture is not None and not 0.0 <= route.capture.sampling_percent <= 100.0:
+            raise BadTable(f"sampling percentage {route.capture.sampling_percent} of {route.name}")
     return table
 
 

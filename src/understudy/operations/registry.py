@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from understudy.operations import cloudwatch, iam, logs, s3, sts
-from understudy.operations.sagemaker import endpoint_configs, endpoint_updates, endpoints, models, tags
+from understudy.operations.sagemaker import (
+    endpoint_configs,
+    endpoint_updates,
+    endpoints,
+    experiment_updates,
+    experiments,
+    models,
+    tags,
+)
 from understudy.operations.services import Operation
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
@@ -11,6 +19,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     **endpoint_configs.OPERATIONS,
     **endpoints.OPERATIONS,
     **endpoint_updates.OPERATIONS,
+    **experiments.OPERATIONS,
+    **experiment_updates.OPERATIONS,
     **tags.OPERATIONS,
     **cloudwatch.OPERATIONS,
     **logs.OPERATIONS,

@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 MARKER = "UNDERSTUDY_WORKER"
+_SHADOW_NICE = 19  # the least there is
 _PROC = Path("/proc")
 _CLEAN_SCANS = 3
 
@@ -115,10 +116,10 @@ def lower_priority(pid: int, *, shadow: bool) -> None:
         (_PROC / str(pid) / "oom_score_adj").write_text("800" if shadow else "500")
     if shadow:
         with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, pid, 10)
+            os.setpriority(os.PRIO_PROCESS, pid, _SHADOW_NICE)
         with suppress(OSError):
             # Nice values count within one session only where autogroups are on; this one weighs the session.
-            (_PROC / str(pid) / "autogroup").write_text("10")
+            (_PROC / str(pid) / "autogroup").write_text(str(_SHADOW_NICE))
 
 
 @dataclass(frozen=True)

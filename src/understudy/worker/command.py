@@ -18,7 +18,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from .calls import TEXT_HEAD, Answer, Call, LoadFailure, Refusal, answer_each, describe
+from .calls import (
+    MIRRORED_HEADER,
+    TEXT_HEAD,
+    Answer,
+    Call,
+    LoadFailure,
+    Refusal,
+    answer_each,
+    describe,
+)
 from .children import Child
 from .loading import whole_number
 from .spec import Container
@@ -80,6 +89,7 @@ def headers_of(head: RequestHead) -> list[tuple[str, str]]:
         ("X-Amzn-SageMaker-Inference-Id", head.inference_id),
         ("X-Amzn-SageMaker-Target-Model", head.target_model),
         ("X-Amzn-SageMaker-Session-Id", head.session_id),
+        (MIRRORED_HEADER, "true" if head.is_mirrored else ""),
     ]
     return [(name, value) for name, value in pairs if value]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .calls import Call
+from .calls import MIRRORED_HEADER, Call
 from .spec import Container
 
 
@@ -16,6 +16,9 @@ class Context:
 
     PyTorch's shape: ``system_properties``, ``get_request_header(0, name)``, ``set_response_content_type``.
     TensorFlow's shape: ``request_content_type``, ``accept_header``, ``custom_attributes``, ``model_name``.
+
+    ``mirrored`` (also the header ``X-Understudy-Mirrored: true``) says that a shadow's copy is being
+    answered: whoever has effects besides the answer should not have them.
     """
 
     def __init__(self, container: Container, call: Call | None) -> None:
@@ -31,6 +34,7 @@ class Context:
         self.session_id = "" if head is None else head.session_id
         self.target_model = "" if head is None else head.target_model
         self.variant = "" if head is None else head.variant
+        self.mirrored = False if head is None else head.is_mirrored
         self.system_properties: dict[str, Any] = {"model_dir": str(container.model_dir), "gpu_id": None}
         self.manifest: dict[str, Any] = {"model": {"modelName": container.hostname}}
         self.response_content_type = ""
@@ -45,6 +49,7 @@ class Context:
             "X-Amzn-SageMaker-Inference-Id": self.inference_id,
             "X-Amzn-SageMaker-Target-Model": self.target_model,
             "X-Amzn-SageMaker-Session-Id": self.session_id,
+            MIRRORED_HEADER: "true" if self.mirrored else "",
         }
         return {name: value for name, value in headers.items() if value}
 

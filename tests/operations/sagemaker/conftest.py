@@ -11,6 +11,7 @@ import botocore.session
 import pytest
 from botocore.validate import ParamValidator
 
+from understudy.control.experiments import ExperimentLoop
 from understudy.core.endpoints import Endpoint
 from understudy.core.names import Place
 from understudy.core.ports import Delete, InstanceStatus, Put, Records
@@ -24,7 +25,15 @@ from understudy.core.rollouts import (
     StopInstance,
     decide,
 )
-from understudy.operations.sagemaker import endpoint_configs, endpoint_updates, endpoints, models, tags
+from understudy.operations.sagemaker import (
+    endpoint_configs,
+    endpoint_updates,
+    endpoints,
+    experiment_updates,
+    experiments,
+    models,
+    tags,
+)
 from understudy.operations.services import Operation, Services
 from understudy.stores.memory import MemoryRecords
 from understudy.stores.memory_objects import MemoryObjects
@@ -35,6 +44,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     **endpoint_configs.OPERATIONS,
     **endpoints.OPERATIONS,
     **endpoint_updates.OPERATIONS,
+    **experiments.OPERATIONS,
+    **experiment_updates.OPERATIONS,
     **tags.OPERATIONS,
 }
 SERVICE = botocore.session.get_session().get_service_model("sagemaker")
@@ -54,6 +65,20 @@ class SteppingClock:
         return self.at_s
 
 
+class CountingEntropy:
+    """Tokens that are never the same and always the same in each run."""
+
+    def __init__(self) -> None:
+        self.drawn = 0
+
+    def uniform(self) -> float:
+        return 0.5
+
+    def token(self, length_bytes: int) -> str:
+        self.drawn += 1
+        return f"{self.drawn:0{2 * length_bytes}x}"
+
+
 def check_shape(value: Any, shape: Any, path: str = "") -> None:
     """Fail on members that botocore would not read, and on missing required ones."""
     if shape.type_name == "structure":
@@ -64,7 +89,13 @@ def check_shape(value: Any, shape: Any, path: str = "") -> None:
             check_shape(member, shape.members[name], f"{path}.{name}")
     elif shape.type_name == "list":
         assert isinstance(value, list), path
-        assert value or path in (".Tags", ".Models", ".EndpointConfigs", ".Endpoints"), f"{path} is empty"
+        assert value or path in (
+            ".Tags",
+            ".Models",
+            ".EndpointConfigs",
+            ".Endpoints",
+            ".InferenceExperiments",
+        ), f"{path} is empty"
         for number, one in enumerate(value):
             check_shape(one, shape.member, f"{path}[{number}]")
     elif shape.type_name == "map":
@@ -102,7 +133,7 @@ class Caller:
             series=cast(Any, None),
             logs=cast(Any, None),
             clock=self.clock,
-            entropy=cast(Any, None),
+            entropy=CountingEntropy(),
             place=self.place,
             endpoint_url="http://127.0.0.1:8080",
             nudge=self._nudge,
@@ -186,6 +217,15 @@ class Caller:
             elif isinstance(action, RemoveEndpoint):
                 self.records.commit([Delete(Endpoint, name, stored.version)])
         raise AssertionError(f"{name} does not settle")
+
+    def lead(self, endpoint: str = "ep", *, fail: str = "") -> None:
+        """Carry out shadow tests and what they wish of an endpoint, as control does."""
+        loop = ExperimentLoop(self.records, self.clock, self.place)
+        for _ in range(20):
+            self.settle(endpoint, fail=fail)
+            if not loop.tick(reread=True):
+                return
+        raise AssertionError("the tests do not settle")
 
     def _serving(self, name: str) -> Iterator[InstanceView]:
         stored = self.records.get(Endpoint, name)

@@ -91,11 +91,8 @@ def test_variant_names_are_unique(aws: Any) -> None:
     "request_",
     [
         {"KmsKeyId": "key"},
-        {"DataCaptureConfig": capture()},
-        {"DataCaptureConfig": capture(EnableCapture=True)},
         {"AsyncInferenceConfig": {"OutputConfig": {}}},
         {"ExplainerConfig": {"ClarifyExplainerConfig": {"ShapConfig": {"ShapBaselineConfig": {}}}}},
-        {"ShadowProductionVariants": [{"VariantName": "s", "ModelName": "churn"}]},
         {
             "CrossRegionTrafficConfig": {
                 "MaxInvocationsPerSecondPerInstance": 1,

@@ -4,6 +4,9 @@ Owns the rules between a configuration's members; a weight that was not given is
 Refuses what this version does not carry out (``unsupported``).
 
 A sum of weights of 0 is accepted: such an endpoint answers requests that name a TargetVariant.
+
+Shadows: one beside one production variant, as on AWS, or any number of both with the tag
+``understudy:shadows=many``.  A shadow's weight over the sum of production's is its sampling share.
 """
 
 from __future__ import annotations
@@ -13,11 +16,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from understudy.core.endpoints import EndpointConfig
-from understudy.core.errors import ValidationException
+from understudy.core.errors import ApiError, ValidationException
 from understudy.core.models import Model
-from understudy.core.ports import Delete, Event, Put, Records
+from understudy.core.ports import Delete, Event, Objects, Put, Records
+from understudy.operations.s3.guard import check_bucket_name
+from understudy.operations.sagemaker.extensions import extensions_of
 from understudy.operations.sagemaker.listing import find_page
-from understudy.operations.sagemaker.tags import changes_for_deleted, changes_for_new
+from understudy.operations.sagemaker.tags import changes_for_deleted, changes_for_new, parse_tags
 from understudy.operations.sagemaker.unsupported import refuse_unsupported
 from understudy.operations.sagemaker.wording import (
     CONFIG,
@@ -44,21 +49,16 @@ def create_endpoint_config(services: Services, request: dict[str, Any]) -> dict[
         if records.get(EndpointConfig, name) is not None:
             raise already_exists(CONFIG, arn)
         refuse_unsupported("endpoint configuration", request, "")
-        variants = request["ProductionVariants"]
-        _check_variants(variants)
-        for variant in variants:
+        extensions = extensions_of(CONFIG, parse_tags(request.get("Tags", [])))
+        _check_variants(request, many_shadows=extensions.get("shadows") == "many")
+        for variant in (*request["ProductionVariants"], *request.get("ShadowProductionVariants", [])):
             if records.get(Model, variant["ModelName"]) is None:
                 raise could_not_find(MODEL, services.place.arn("model", variant["ModelName"]))
+        check_capture(services.objects, request.get("DataCaptureConfig", {}))
         now_s = services.clock.now_s()
-        kept = {
-            member: value for member, value in request.items() if member != "Tags" and value not in ([], {})
-        }
-        kept["ProductionVariants"] = [
-            {"InitialVariantWeight": DEFAULT_WEIGHT, **variant} for variant in variants
-        ]
         records.commit(
             [
-                Put(EndpointConfig(name, arn, kept, now_s, now_s), 0),
+                Put(EndpointConfig(name, arn, _filled_in(request), now_s, now_s, extensions), 0),
                 *changes_for_new(records, arn, request, now_s),
                 Event(arn, "EndpointConfigCreated", now_s),
             ]
@@ -68,26 +68,79 @@ def create_endpoint_config(services: Services, request: dict[str, Any]) -> dict[
     return until_agreed(attempt)
 
 
-def _check_variants(variants: list[dict[str, Any]]) -> None:
+def _filled_in(request: dict[str, Any]) -> dict[str, Any]:
+    """Say what to keep of a request: its members but the tags, with defaults."""
+    kept = {member: value for member, value in request.items() if member != "Tags" and value not in ([], {})}
+    for member in ("ProductionVariants", "ShadowProductionVariants"):
+        if member in kept:
+            kept[member] = [{"InitialVariantWeight": DEFAULT_WEIGHT, **variant} for variant in kept[member]]
+    if "DataCaptureConfig" in kept:
+        kept["DataCaptureConfig"] = {"EnableCapture": True, **kept["DataCaptureConfig"]}
+    return kept
+
+
+def _check_variants(request: dict[str, Any], *, many_shadows: bool) -> None:
+    production, shadows = request["ProductionVariants"], request.get("ShadowProductionVariants", [])
+    if shadows and not many_shadows and (len(production) > 1 or len(shadows) > 1):
+        # The first sentence is botocore's, of ShadowProductionVariants.
+        raise ValidationException(
+            "If you use ShadowProductionVariants, you can only specify one variant for ProductionVariants "
+            "and one variant for ShadowProductionVariants. The tag understudy:shadows=many on the endpoint "
+            "configuration allows more."
+        )
     seen: set[str] = set()
-    for number, variant in enumerate(variants, start=1):
-        path = f"ProductionVariants.{number}.member"
-        refuse_unsupported("production variant", variant, path)
-        if not variant.get("ModelName"):
-            raise ValidationException(
-                f"{path}.ModelName is required: endpoints of inference components are not supported yet."
-            )
-        for member in ("InstanceType", "InitialInstanceCount"):
-            if member not in variant:
+    for member, variants in (("ProductionVariants", production), ("ShadowProductionVariants", shadows)):
+        for number, variant in enumerate(variants, start=1):
+            _check_variant(variant, f"{member}.{number}.member")
+            if variant["VariantName"] in seen:
                 raise ValidationException(
-                    f"{path}.{member} is required for variant {variant['VariantName']}."
+                    "Variant names must be unique within an endpoint configuration: "
+                    f"{variant['VariantName']}."
                 )
-        if variant["VariantName"] in seen:
-            raise ValidationException(
-                f"Variant names must be unique within an endpoint configuration: {variant['VariantName']}."
-            )
-        seen.add(variant["VariantName"])
-    check_weights(variant.get("InitialVariantWeight", DEFAULT_WEIGHT) for variant in variants)
+            seen.add(variant["VariantName"])
+    check_weights(variant.get("InitialVariantWeight", DEFAULT_WEIGHT) for variant in (*production, *shadows))
+
+
+def _check_variant(variant: dict[str, Any], path: str) -> None:
+    refuse_unsupported("production variant", variant, path)
+    if not variant.get("ModelName"):
+        raise ValidationException(
+            f"{path}.ModelName is required: endpoints of inference components are not supported yet."
+        )
+    for member in ("InstanceType", "InitialInstanceCount"):
+        if member not in variant:
+            raise ValidationException(f"{path}.{member} is required for variant {variant['VariantName']}.")
+
+
+def check_capture(
+    objects: Objects, capture: dict[str, Any], member: str = "DataCaptureConfig.DestinationS3Uri"
+) -> None:
+    """Refuse a capture whose records could never arrive.
+
+    Differs from AWS: the bucket must be there, so that a mistyped one is found out before the data is missed.
+
+    Args:
+        capture: DataCaptureConfig by wire names; empty: none.
+        member: What the caller calls the destination.
+    Raises:
+        ValidationException: the destination is no S3 URI, or its bucket does not exist.
+    """
+    refuse_unsupported("data capture", capture, "DataCaptureConfig")
+    if not capture or not capture.get("EnableCapture", True):
+        return
+    destination = capture["DestinationS3Uri"]
+    bucket, _, prefix = destination.removeprefix("s3://").partition("/")
+    if not destination.startswith("s3://") or not bucket or not prefix.isprintable():
+        raise ValidationException(f"{member} must be s3://BUCKET/PREFIX, not {destination!r}.")
+    try:
+        check_bucket_name(bucket)
+        objects.list(bucket, limit=1)
+    except ApiError as error:
+        if error.code == "InvalidBucketName":
+            raise ValidationException(f"{member}: {bucket} can't be the name of a bucket.") from error
+        if error.status != 404:
+            raise
+        raise ValidationException(f"{member}: bucket {bucket} does not exist; create it first.") from error
 
 
 def check_weights(weights: Iterable[float]) -> None:

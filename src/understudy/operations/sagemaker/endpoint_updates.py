@@ -12,10 +12,11 @@ from typing import Any
 
 from understudy.core.endpoints import Endpoint, EndpointStatus, Fleet, FleetVariant, PendingUpdate
 from understudy.core.errors import ValidationException
+from understudy.core.fleets import retain_properties
 from understudy.core.ports import Event, Put
 from understudy.operations.sagemaker.endpoint_configs import check_weights, get_config
 from understudy.operations.sagemaker.endpoints import get_endpoint
-from understudy.operations.sagemaker.fleets import check_deployment, check_size, plan_fleet, retain_properties
+from understudy.operations.sagemaker.fleets import check_deployment, check_size, plan_fleet
 from understudy.operations.sagemaker.unsupported import refuse_unsupported
 from understudy.operations.sagemaker.wording import in_progress, until_agreed
 from understudy.operations.services import Operation, Services

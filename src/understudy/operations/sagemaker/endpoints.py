@@ -115,6 +115,8 @@ def describe_endpoint(services: Services, request: dict[str, Any]) -> dict[str, 
             variants = [_render_variant(one) for one in endpoint.fleet.variants if one.shadow is shadow]
             if variants:
                 described[member] = variants
+        if endpoint.fleet.data_capture is not None:
+            described["DataCaptureConfig"] = _render_capture(endpoint.fleet.data_capture)
     if endpoint.failure_reason is not None:
         described["FailureReason"] = endpoint.failure_reason[:LONGEST_REASON]
     if endpoint.deployment_config:
@@ -138,6 +140,17 @@ def _render_variant(variant: FleetVariant) -> dict[str, Any]:
             for specified, resolved, at_s in variant.images
         ]
     return rendered
+
+
+def _render_capture(capture: dict[str, Any]) -> dict[str, Any]:
+    """Render what the serving fleet keeps; KmsKeyId is left out where there is none, as on AWS."""
+    enabled = capture.get("EnableCapture", True)
+    return {
+        "EnableCapture": enabled,
+        "CaptureStatus": "Started" if enabled else "Stopped",
+        "CurrentSamplingPercentage": capture["InitialSamplingPercentage"],
+        "DestinationS3Uri": capture["DestinationS3Uri"],
+    }
 
 
 def _render_pending(update: PendingUpdate) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""Tags of models, endpoint configurations and endpoints: AddTags, ListTags, DeleteTags, Tags in Create*.
+"""Tags of resources: AddTags, ListTags, DeleteTags, and Tags in Create*.
 
 Owns one Tags record per tagged resource, made with the resource and deleted with it.
-Refuses more than 50 tags, repeated keys, AWS's own ``aws:`` keys and resources that are not there.
+Refuses more than 50 tags, repeated keys, AWS's own ``aws:`` keys, changes of ``understudy:`` keys
+(``extensions``) and resources that are not there.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from typing import Any
 
 from understudy.core.endpoints import Endpoint, EndpointConfig
 from understudy.core.errors import ResourceNotFound, ValidationException
+from understudy.core.experiments import InferenceExperiment
 from understudy.core.models import Model, Tags
 from understudy.core.names import Place
 from understudy.core.ports import Delete, Event, Put, Records
-from understudy.operations.sagemaker.wording import CONFIG, ENDPOINT, MODEL, until_agreed
+from understudy.operations.sagemaker.extensions import extensions_of, refuse_changed_extensions
+from understudy.operations.sagemaker.wording import CONFIG, ENDPOINT, EXPERIMENT, MODEL, until_agreed
 from understudy.operations.services import Operation, Services
 
 MOST_TAGS = 50  # botocore: TagList max
@@ -22,10 +25,13 @@ MOST_TAGS = 50  # botocore: TagList max
 Changes = list[Put | Delete | Event]
 
 # The only kinds of resources there are so far, by the type in their ARN.
-_KINDS: dict[str, tuple[type[Model] | type[EndpointConfig] | type[Endpoint], str]] = {
+_KINDS: dict[
+    str, tuple[type[Model] | type[EndpointConfig] | type[Endpoint] | type[InferenceExperiment], str]
+] = {
     "model": (Model, MODEL),
     "endpoint-config": (EndpointConfig, CONFIG),
     "endpoint": (Endpoint, ENDPOINT),
+    "inference-experiment": (InferenceExperiment, EXPERIMENT),
 }
 
 
@@ -47,8 +53,14 @@ def parse_tags(tags: Sequence[dict[str, str]]) -> dict[str, str]:
 
 
 def changes_for_new(records: Records, arn: str, request: dict[str, Any], now_s: float) -> Changes:
-    """Say what to commit along with a new resource so that it has exactly the tags of its request."""
+    """Say what to commit along with a new resource so that it has exactly the tags of its request.
+
+    Raises:
+        ValidationException: tags that no resource, or not this kind of it, can have.
+    """
     tags = parse_tags(request.get("Tags", []))
+    resource_type = arn.split(":", 5)[5].partition("/")[0]
+    extensions_of(_KINDS[resource_type][1] if resource_type in _KINDS else resource_type, tags)
     left = records.get(Tags, arn)  # an AddTags that ran while the resource before was deleted
     if tags:
         return [Put(Tags(arn, tags, now_s, now_s), 0 if left is None else left.version)]
@@ -79,6 +91,7 @@ def _change(services: Services, arn: str, changed: dict[str, str], removed: Sequ
         stored = services.records.get(Tags, arn)
         before = {} if stored is None else stored.value.tags
         after = {key: value for key, value in {**before, **changed}.items() if key not in removed}
+        refuse_changed_extensions((*changed, *removed), before, after)
         if len(after) > MOST_TAGS:
             raise ValidationException(
                 f'"{arn}" would have {len(after)} tags; a resource can have {MOST_TAGS} at most.'

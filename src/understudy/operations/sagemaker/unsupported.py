@@ -34,10 +34,17 @@ UNSUPPORTED: dict[str, dict[str, Test]] = {
     "endpoint configuration": {
         "AsyncInferenceConfig": _given,
         "CrossRegionTrafficConfig": _given,
-        "DataCaptureConfig": lambda capture: capture.get("EnableCapture") is not False,
         "ExplainerConfig": _given,
         "KmsKeyId": _given,
-        "ShadowProductionVariants": _given,
+    },
+    "data capture": {
+        "KmsKeyId": _given,
+    },
+    "inference experiment": {
+        "KmsKey": _given,
+    },
+    "data storage": {
+        "KmsKey": _given,
     },
     "production variant": {
         "AcceleratorPartitionLayouts": _given,

@@ -16,6 +16,7 @@ from understudy.core.errors import ApiError, Conflict, ValidationException
 R = TypeVar("R")
 
 MODEL, CONFIG, ENDPOINT = "model", "endpoint configuration", "endpoint"
+EXPERIMENT = "inference experiment"
 
 _ATTEMPTS = 20  # one caller loses to others at most so often in a row before it is told to come back
 

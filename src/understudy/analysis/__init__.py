@@ -1,0 +1,1 @@
+"""Judging what was measured and captured: pure arithmetic, no input or output."""

@@ -1,0 +1,333 @@
+"""The controller's end of the spool: complete segments become files in the object store.
+
+Owns the order of steps that loses and doubles nothing, whenever the controller is killed: a move is written
+to the ledger, its files grow, it is marked done in the ledger, it is reported, its segments are removed, it
+is forgotten.  Whatever step a crash interrupted is repeated; growing tells a repetition by sizes, the
+receiver of reports by their number.  Main class: :class:`Collector`.
+
+A destination that can't be written keeps its own records in the spool and holds up nobody else's.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from understudy.capture.frames import DONE_SUFFIX, OPEN_SUFFIX, Stream, read_frames
+from understudy.capture.growing import Files
+from understudy.capture.ledger import CaptureFile, Growth, Ledger, Move, load, save
+from understudy.core.errors import ApiError, Conflict
+from understudy.core.ports import Buckets, Clock, Entropy, Objects
+
+log = logging.getLogger(__name__)
+
+ROLL_BYTES = 16 << 20
+MOVE_BYTES = 16 << 20  # of segments held in memory at a time
+ROLL_AFTER_HOUR_S = 60.0  # records of an hour may come a little later
+RETRY_S = 5.0  # real seconds until a move that failed is tried again
+BUDGET_S = 1.0
+DAMAGED_SUFFIX = ".damaged"
+
+Captured = Callable[[str, int, Mapping[tuple[str, str], int]], None]
+Lines = dict[Stream, list[tuple[str, bytes]]]
+
+
+class Collector:
+    """Moves what the routers spooled; one per spool.
+
+    Args:
+        directory: The spool.
+        objects: Where the files go.
+        buckets: A destination's bucket is made when it is not there.
+        clock: Tells which hours are over.
+        entropy: Names files.
+        on_captured: ``(source, number, {(endpoint, variant): records})`` for records that are safely in
+            their files; numbers rise.  Called again with the **same source, number and counts** after a
+            crash: to be recorded once (``Series.record(..., source=source, sequence=number)``).
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        objects: Objects,
+        buckets: Buckets,
+        clock: Clock,
+        entropy: Entropy,
+        on_captured: Captured,
+    ) -> None:
+        self._directory = directory
+        self._files = Files(objects, buckets, entropy)
+        self._clock = clock
+        self._entropy = entropy
+        self._on_captured = on_captured
+        self._lock = threading.Lock()
+        self._known: Ledger | None = None
+        self._retry_at_s = 0.0
+
+    def collect_once(self, budget_s: float = BUDGET_S) -> bool:
+        """Move what is complete.
+
+        Args:
+            budget_s: Real seconds after which the rest is left to the next call.
+
+        Returns:
+            True when something is left that could be moved at once.  False, too, when another thread is at
+            it.
+        """
+        if not self._directory.is_dir() or not self._lock.acquire(blocking=False):
+            return False
+        until_s = time.monotonic() + budget_s
+        try:
+            ledger = self._ledger()
+            self._adopt_orphans()
+            self._settle(ledger)
+            self._retry(ledger)
+            more = True
+            while more and time.monotonic() < until_s:
+                more = self._move_some(ledger)
+            self._finish_files(ledger, until_s)
+            return more
+        except (ApiError, Conflict, OSError) as error:
+            self._known = None  # what is on disk counts, as after a crash
+            log.warning("capture: the spool could not be moved, trying again: %s", error)
+            return False
+        except BaseException:
+            self._known = None
+            raise
+        finally:
+            self._lock.release()
+
+    def _ledger(self) -> Ledger:
+        if self._known is None:
+            self._files.sweep()
+            self._known = load(self._directory) or Ledger(source=f"capture-{self._entropy.token(8)}")
+            self._retry_at_s = 0.0
+        return self._known
+
+    # --- moving ---
+
+    def _move_some(self, ledger: Ledger) -> bool:
+        """Move some segments, if there are any; tell whether more are left."""
+        names = self._waiting(ledger)
+        taken, size_bytes = 0, 0
+        for name in names:
+            size_bytes += (self._directory / name).stat().st_size
+            if taken and size_bytes > MOVE_BYTES:
+                break
+            taken += 1
+        if not taken:
+            return False
+        lines = self._read(names[:taken])
+        move = Move(names[:taken], self._plan(ledger, lines))
+        ledger.moves.append(move)
+        save(self._directory, ledger)
+        self._carry_out(ledger, move, lines)
+        self._settle(ledger)
+        return taken < len(names)
+
+    def _waiting(self, ledger: Ledger) -> list[str]:
+        """Return complete segments that no move has, oldest first."""
+        taken = {name for move in ledger.moves for name in move.segments}
+        with os.scandir(self._directory) as entries:
+            names = [entry.name for entry in entries if entry.name.endswith(DONE_SUFFIX)]
+        return sorted(name for name in names if name not in taken)
+
+    def _read(self, names: list[str]) -> Lines:
+        lines: Lines = {}
+        for name in names:
+            segment = (self._directory / name).read_bytes()
+            end = 0
+            for frame in read_frames(segment):
+                lines.setdefault(frame.stream, []).append((frame.moment, frame.line))
+                end = frame.end
+            if end < len(segment):
+                self._keep_damaged(name, segment[end:])
+        return lines
+
+    def _keep_damaged(self, name: str, rest: bytes) -> None:
+        """Keep what of a complete segment can't be read: that is a broken disk's doing, not a crash's."""
+        log.error("capture: %d bytes of %s are damaged; they are kept beside it", len(rest), name)
+        (self._directory / name).with_suffix(DAMAGED_SUFFIX).write_bytes(rest)
+
+    def _plan(self, ledger: Ledger, lines: Lines) -> list[Growth]:
+        """Say which files are to grow by what; files that got too large for more are closed."""
+        growing = {file.stream: file for file in ledger.growing}
+        growths = []
+        for stream, some in lines.items():
+            file = growing.get(stream)
+            if file is not None and file.size_bytes >= ROLL_BYTES:
+                ledger.closing.append(growing.pop(stream))
+                file = None
+            if file is None:
+                file = self._files.new_file(stream, some[0][0])
+            growths.append(Growth(file, _grown(file, some)))
+        ledger.growing = list(growing.values())
+        return growths
+
+    def _carry_out(self, ledger: Ledger, move: Move, lines: Lines) -> bool:
+        """Grow a move's files; what its destination refuses is left in a move of its own.
+
+        Returns:
+            False when something was refused.
+        """
+        growing = {file.stream: file for file in ledger.growing}
+        failed: list[Growth] = []
+        for growth in move.growths:
+            stream, planned_key = growth.after.stream, growth.after.key
+            is_newest = stream not in growing or growing[stream].key == planned_key
+            try:
+                self._grow(ledger, growth, lines.get(stream, []))
+            except (ApiError, Conflict) as error:
+                if isinstance(error, ApiError) and error.status >= 500:
+                    raise  # the store is full or away: nothing else would fare better
+                log.warning("capture: %s could not be written, trying again: %s", planned_key, error)
+                failed.append(growth)
+                if is_newest:
+                    growing.pop(stream, None)  # nothing else goes into a file of unknown size
+                continue
+            if is_newest:
+                growing[stream] = growth.after
+            else:
+                ledger.closing.append(growth.after)
+        ledger.growing = list(growing.values())
+        done = [growth for growth in move.growths if growth not in failed]
+        if failed:
+            self._retry_at_s = time.monotonic() + RETRY_S
+            ledger.moves.append(Move(move.segments, failed))
+            move.segments = []
+        move.growths = done
+        if done or not failed:
+            ledger.reported += 1
+            move.number = ledger.reported
+        else:
+            ledger.moves.remove(move)
+        save(self._directory, ledger)
+        return not failed
+
+    def _grow(self, ledger: Ledger, growth: Growth, some: list[tuple[str, bytes]]) -> None:
+        lines = [line for _, line in some]
+        if self._files.grow(growth, lines):
+            return
+        log.warning("capture: %s was changed by somebody; going on in a new file", growth.after.key)
+        growth.before = self._files.new_file(growth.after.stream, some[0][0])
+        growth.after = _grown(growth.before, some)
+        save(self._directory, ledger)
+        if not self._files.grow(growth, lines):
+            raise Conflict(f"{growth.after.key} is there already")
+
+    def _retry(self, ledger: Ledger) -> None:
+        """Try moves again that failed, or that a crash interrupted."""
+        if time.monotonic() < self._retry_at_s:
+            return
+        refusing: set[str] = set()
+        for move in [move for move in ledger.moves if move.number == 0]:
+            wanted = {growth.after.stream for growth in move.growths}
+            destinations = {stream[0] for stream in wanted}
+            if destinations <= refusing:  # much may wait for it: one look at it is enough
+                continue
+            lines = self._read(move.segments)
+            some = {stream: lines[stream] for stream in lines if stream in wanted}
+            if not self._carry_out(ledger, move, some):
+                refusing |= destinations
+        self._settle(ledger)
+
+    def _settle(self, ledger: Ledger) -> None:
+        """Report what is done, and forget it and its segments."""
+        done = sorted((move for move in ledger.moves if move.number), key=lambda move: move.number)
+        if not done:
+            return
+        for move in done:
+            counts: Counter[tuple[str, str]] = Counter()
+            for growth in move.growths:
+                counts[growth.after.stream[1], growth.after.stream[2]] += growth.records
+            self._on_captured(ledger.source, move.number, counts)
+            for name in move.segments:
+                (self._directory / name).unlink(missing_ok=True)
+            ledger.moves.remove(move)
+        save(self._directory, ledger)
+
+    # --- finishing ---
+
+    def _finish_files(self, ledger: Ledger, until_s: float) -> None:
+        """Close files whose hour is over or that are large; write the manifests of closed ones."""
+        now_s = self._clock.now_s()
+        busy = {growth.after.key for move in ledger.moves for growth in move.growths}
+        over = [
+            file
+            for file in ledger.growing
+            if file.key not in busy
+            and (file.size_bytes >= ROLL_BYTES or now_s >= _end_of(file) + ROLL_AFTER_HOUR_S)
+        ]
+        if over:
+            ledger.growing = [file for file in ledger.growing if file not in over]
+            ledger.closing += over
+        finished: list[CaptureFile] = []
+        for file in ledger.closing:
+            if finished and time.monotonic() > until_s:
+                break
+            try:
+                self._files.finish(file)
+            except (ApiError, Conflict, OSError) as error:
+                log.warning("capture: no manifest of %s could be written yet: %s", file.key, error)
+                continue
+            finished.append(file)
+        if finished:
+            ledger.closing = [file for file in ledger.closing if file not in finished]
+        if finished or over:
+            save(self._directory, ledger)
+
+    # --- crashed routers ---
+
+    def _adopt_orphans(self) -> None:
+        """Complete segments whose writer is gone: nobody holds their lock."""
+        for path in self._directory.glob(f"*{OPEN_SUFFIX}"):
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:  # completed meanwhile
+                continue
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if path.exists():
+                    self._adopt(path, descriptor)
+            except BlockingIOError:
+                continue
+            finally:
+                os.close(descriptor)
+
+    def _adopt(self, path: Path, descriptor: int) -> None:
+        end = 0
+        for frame in read_frames(path.read_bytes()):
+            end = frame.end
+        if end == 0:
+            path.unlink()
+            return
+        os.ftruncate(descriptor, end)
+        os.fsync(descriptor)
+        path.rename(path.with_suffix(DONE_SUFFIX))
+        log.info("capture: took over %s of a router that is gone", path.name)
+
+
+def _grown(file: CaptureFile, some: list[tuple[str, bytes]]) -> CaptureFile:
+    hour = file.stream[3]
+    moments = [f"{hour}/{moment}" for moment, _ in some]
+    return CaptureFile(
+        file.stream,
+        file.key,
+        file.size_bytes + sum(len(line) + 1 for _, line in some),
+        file.records + len(some),
+        min([file.first, *moments]) if file.first else min(moments),
+        max([file.last, *moments]),
+    )
+
+
+def _end_of(file: CaptureFile) -> float:
+    """Tell when a file's hour is over, Unix seconds."""
+    year, month, day, hour = map(int, file.stream[3].split("/"))
+    return datetime(year, month, day, hour, tzinfo=UTC).timestamp() + 3600.0

@@ -1,0 +1,341 @@
+"""Copies of production's requests for shadows: bounded, never awaited, each accounted for.
+
+Owns :class:`Tee`, the desk of the links to shadows, and :class:`Shadow`.  A copy is offered once production's
+own request has been handed to an instance (a request that is refused before has none); what becomes of it is
+exactly one of mirrored, sampling, queue, breaker, size and shutdown.  A mirrored copy is counted once as an
+invocation of the shadow, answered or failed; it is never tried again, and its answer is measured, captured
+and dropped.  Refuses production's memory: per shadow ``MAX_OUTSTANDING`` copies of ``MAX_OUTSTANDING_BYTES``
+are unanswered at most.  Main function: :meth:`Tee.offer`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from understudy.core.routing import EndpointRoute, ShadowRoute
+from understudy.dataplane import answers
+from understudy.dataplane.accounting import Ledger
+from understudy.dataplane.calls import Call
+from understudy.dataplane.instances import Desk, InstanceLink, LinkState
+from understudy.dataplane.invocation import MAX_BODY_BYTES, MIRRORED_KEY
+from understudy.dataplane.shadow_link import Breaker, ShadowLink
+from understudy.dataplane.table import MAX_TEMPLATES, Variant
+from understudy.worker import wire
+
+if TYPE_CHECKING:
+    from understudy.dataplane.capturing import EndpointCapture, Tap
+
+KIND = "shadow"
+MAX_OUTSTANDING = 256
+MAX_OUTSTANDING_BYTES = 16 * 1024 * 1024
+RETIRED_GRACE_NS = 5_000_000_000
+
+
+class Shadow(Variant):
+    """One shadow of an endpoint.
+
+    Attributes:
+        sampled: Probability that a production request is copied.
+        head_key: Where invocations keep the wire head of its copies.
+    """
+
+    __slots__ = ("breaker", "endpoint", "head_key", "sampled")
+
+    def __init__(
+        self,
+        route: ShadowRoute,
+        endpoint: str,
+        links: list[InstanceLink],
+        ledger: Ledger,
+        breaker: Breaker,
+    ) -> None:
+        super().__init__(route, endpoint, links, ledger)
+        self.endpoint = endpoint
+        self.sampled = route.share
+        self.head_key = MIRRORED_KEY + route.name
+        self.breaker = breaker
+
+    def has_room(self, body_bytes: int) -> bool:
+        """Tell whether another copy may be outstanding."""
+        count = size = 0
+        for link in self.links:
+            count += len(link.pending)
+            size += link.outstanding_bytes
+        return count < MAX_OUTSTANDING and size + body_bytes <= MAX_OUTSTANDING_BYTES
+
+
+class Branch:
+    """What else is done with the requests of one endpoint: capture and copies."""
+
+    __slots__ = ("_tee", "capture", "shadows")
+
+    def __init__(self, tee: Tee, capture: EndpointCapture | None, shadows: list[Shadow]) -> None:
+        self._tee = tee
+        self.capture = capture
+        self.shadows = shadows
+
+    def take(self, call: Call) -> None:
+        """Look at a request that has just been handed to a production instance."""
+        if self.capture is not None:
+            call.event = self.capture.begin()
+        if self.shadows:
+            self._tee.take(self.shadows, call)
+
+
+class Tee:
+    """The desk of the links to shadows, and what all shadows of one router share.
+
+    Args:
+        home: Production's desk: hears of links that connect or are lost.
+        draw: Uniform in [0, 1); one of its own, so that shadows do not change who gets which request.
+        max_body_bytes: Longer bodies are not copied.
+
+    Attributes:
+        stopping: No more copies: the router ends.
+    """
+
+    def __init__(
+        self,
+        home: Desk,
+        ledger: Ledger,
+        tap: Tap,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        draw: Callable[[], float],
+        max_body_bytes: int = MAX_BODY_BYTES,
+    ) -> None:
+        self.stopping = False
+        self.link_settled = home.link_settled
+        self.link_suspect = home.link_suspect
+        self._ledger = ledger
+        self._tap = tap
+        self._loop = loop
+        self._draw = draw
+        self._max_body_bytes = max_body_bytes
+        self._breakers: dict[tuple[str, ...], Breaker] = {}
+        self._taken: list[tuple[list[Shadow], Call]] = []
+
+    # --- tables ------------------------------------------------------------------------------------
+
+    def link(self, instance_id: str, address: str) -> ShadowLink:
+        """Make the link to a shadow's instance."""
+        return ShadowLink(instance_id, address, self, self._loop)
+
+    def branch(
+        self, route: EndpointRoute, links_of: Callable[[ShadowRoute], list[InstanceLink]]
+    ) -> Branch | None:
+        """Prepare for an endpoint of a new table; None when it has neither shadows nor capture."""
+        if not route.shadows and route.capture is None:
+            return None
+        capture = None if route.capture is None else self._tap.captures(route.name, route.capture)
+        shadows = [
+            Shadow(one, route.name, links_of(one), self._ledger, self._breaker(route.name, one))
+            for one in route.shadows
+        ]
+        return Branch(self, capture, shadows)
+
+    def _breaker(self, endpoint: str, route: ShadowRoute) -> Breaker:
+        """Find the breaker of the same instances in the table before; other instances get a new chance."""
+        key = (endpoint, route.name, *(one.instance_id for one in route.instances))
+        breaker = self._breakers.get(key)
+        if breaker is None:
+            breaker = self._breakers[key] = Breaker(f"shadow {route.name} of endpoint {endpoint}")
+        return breaker
+
+    def keep_only(self, routes: list[EndpointRoute]) -> None:
+        """Forget the breakers of shadows that no table names any more."""
+        if self._breakers:
+            keys = {
+                (route.name, shadow.name, *(one.instance_id for one in shadow.instances))
+                for route in routes
+                for shadow in route.shadows
+            }
+            self._breakers = {key: one for key, one in self._breakers.items() if key in keys}
+
+    def retire(self, link: InstanceLink) -> None:
+        """Bring the end of a link near whose instance is in no table any more."""
+        due_ns = time.monotonic_ns() + RETIRED_GRACE_NS
+        for call in link.pending.values():
+            call.due_ns = min(call.due_ns, due_ns)
+
+    # --- copies out --------------------------------------------------------------------------------
+
+    def take(self, shadows: list[Shadow], call: Call) -> None:
+        """Note a request to be copied once production's frames of this turn of the loop have left."""
+        if not self._taken:
+            self._loop.call_soon(self._offer_taken)
+        self._taken.append((shadows, call))
+
+    def _offer_taken(self) -> None:
+        taken, self._taken = self._taken, []
+        for shadows, call in taken:
+            for shadow in shadows:
+                self.offer(shadow, call)
+
+    def offer(self, shadow: Shadow, call: Call) -> None:
+        """Copy a production request to a shadow, or not; count what became of it.
+
+        Args:
+            call: Has been handed to a production instance.
+        """
+        if shadow.sampled < 1.0 and self._draw() >= shadow.sampled:
+            outcome = "sampling"
+        elif self.stopping:
+            outcome = "shutdown"
+        elif len(call.body) > self._max_body_bytes:
+            outcome = "size"
+        else:
+            outcome = self._hand(shadow, call)
+        self._ledger.note(KIND, shadow.endpoint, shadow.name, outcome)
+
+    def _hand(self, shadow: Shadow, call: Call) -> str:
+        link = shadow.choose_link()
+        if link is None:
+            return "shutdown"
+        breaker, now_ns = shadow.breaker, call.handed_ns
+        if breaker.is_open and not breaker.admits(now_ns):
+            return "breaker"
+        if not link.ready and link.state != LinkState.CONNECTING:
+            return "breaker"  # connected, but its pings are unanswered
+        if not shadow.has_room(len(call.body)):
+            breaker.full(now_ns)
+            return "breaker" if breaker.is_open else "queue"
+        invocation = call.invocation
+        copy = Call(None, invocation, shadow, call.body, now_ns, now_ns)
+        if call.event is not None:
+            copy.event = call.event.for_copy()
+        head = invocation.heads.get(shadow.head_key)
+        link.submit(copy, head or invocation.wire_head(shadow.name, mirrored=True), call.body)
+        return "mirrored"
+
+    # --- answers in (Desk) -------------------------------------------------------------------------
+
+    def take_responses(self, link: InstanceLink, payload: bytes, received_ns: int) -> None:
+        """Measure and capture the answers of a frame."""
+        pending = link.pending
+        for request_id, status, head, body in wire.decode_responses(payload):
+            call = pending.pop(request_id, None)
+            if call is None:
+                continue  # cancelled
+            link.outstanding_bytes -= len(call.body)
+            self._answered(call, status, head, body, received_ns)
+
+    def _answered(self, call: Call, status: int, head: bytes, body: bytes, received_ns: int) -> None:
+        # What would not be an answer of production's is none here either.
+        if not 200 <= status < 300 or len(body) > MAX_BODY_BYTES or not _is_safe(call.variant, head):
+            alive = status != wire.STATUS_MODEL_GONE
+            self._failed(call, 0 if 200 <= status < 300 else status, received_ns, alive=alive)
+            return
+        self._count_answered(call, received_ns)
+        if call.event is not None:
+            self._tap.take(call.event, call, head, body)
+
+    def _count_answered(self, call: Call, received_ns: int) -> None:
+        variant = call.variant
+        assert isinstance(variant, Shadow)
+        variant.breaker.answered()
+        model_us, overhead_us = _latencies(call, received_ns)
+        variant.tally.answered(variant.share, model_us, overhead_us)
+
+    def take_chunk(self, link: InstanceLink, payload: bytes, received_ns: int) -> None:
+        """Measure and join the pieces of a streamed answer."""
+        piece = wire.decode_chunk(payload)
+        call = link.pending.pop(piece.request_id, None)
+        if call is None:
+            return
+        good = 200 <= piece.status < 300 if not call.streaming else True
+        ends = piece.flags & (wire.CHUNK_LAST | wire.CHUNK_FAILED)
+        if not ends:
+            call.due_ns = received_ns + call.variant.timeout_ns
+            link.pending[piece.request_id] = call  # at the end: the oldest due comes first
+        else:
+            link.outstanding_bytes -= len(call.body)
+        if not good or piece.flags & wire.CHUNK_FAILED:
+            if not ends:
+                link.forget(call)
+            alive = call.streaming or piece.status != wire.STATUS_MODEL_GONE
+            self._failed(call, piece.status, received_ns, alive=alive)
+            return
+        call.streaming = True
+        if call.event is not None:
+            call.event.join(piece.head, piece.data)
+        if ends:
+            self._count_answered(call, received_ns)
+            if call.event is not None:
+                call.event.keep_joined(call)
+
+    # --- what goes wrong ---------------------------------------------------------------------------
+
+    def _failed(self, call: Call, status: int, now_ns: int, *, alive: bool = True) -> None:
+        """Count a copy that its shadow failed.
+
+        Args:
+            status: The model's own; 0: none.
+            alive: Something did answer.
+        """
+        variant = call.variant
+        assert isinstance(variant, Shadow)
+        if alive:
+            variant.breaker.answered()
+        else:
+            variant.breaker.failed(now_ns)
+        model_us, overhead_us = _latencies(call, now_ns)
+        variant.tally.failed(variant.share, status, by_model=True, model_us=model_us, overhead_us=overhead_us)
+        if call.event is not None:
+            call.event.drop()
+
+    def take_overdue(self, call: Call, now_ns: int) -> None:
+        """Give up on a copy that took too long; its link has forgotten it."""
+        self._failed(call, 0, now_ns, alive=False)
+
+    def take_loss(self, link: InstanceLink, unsent: list[Call], sent: list[Call]) -> None:
+        """Count the copies of a dead worker; nobody tries them again."""
+        now_ns = time.monotonic_ns()
+        for call in sent:
+            self._failed(call, 0, now_ns, alive=False)
+        for call in unsent:
+            self._give_up(call)
+
+    def _give_up(self, call: Call) -> None:
+        """Count a copy that no model is to blame for."""
+        variant = call.variant
+        variant.tally.failed(variant.share, 503, by_model=False, model_us=None, overhead_us=None)
+        if call.event is not None:
+            call.event.drop()
+
+    # --- the end -----------------------------------------------------------------------------------
+
+    def outstanding(self, links: list[InstanceLink]) -> int:
+        """Count the copies that are not answered yet."""
+        return sum(len(link.pending) for link in links if link.desk is self)
+
+    def abandon(self, links: list[InstanceLink]) -> None:
+        """Count what is not answered yet as failed: the router ends."""
+        for link in links:
+            if link.desk is self:
+                for call in list(link.pending.values()):
+                    link.forget(call)
+                    self._give_up(call)
+
+
+def _latencies(call: Call, now_ns: int) -> tuple[int, int]:
+    """Return ModelLatency and OverheadLatency of a copy: the latter from production's hand-off on."""
+    model_us = (now_ns - call.handed_ns) // 1000
+    return model_us, max(0, (time.monotonic_ns() - call.started_ns) // 1000 - model_us)
+
+
+def _is_safe(variant: Variant, head: bytes) -> bool:
+    """Tell whether production could pass on an answer of this head."""
+    templates = variant.templates
+    if head not in templates:
+        try:
+            answers.success_headers(variant.name, head, streams=False)
+        except answers.UnsafeHead:
+            return False
+        if len(templates) >= MAX_TEMPLATES:
+            templates.clear()
+        templates[head] = b""
+    return True

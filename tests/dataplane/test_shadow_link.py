@@ -1,0 +1,57 @@
+"""The breaker opens for silence alone, tries again, and closes at any answer."""
+
+from __future__ import annotations
+
+from understudy.dataplane.shadow_link import FAILURES_TO_OPEN, FULL_TO_OPEN_NS, OPEN_NS, Breaker
+
+SECOND_NS = 1_000_000_000
+
+
+def opened(now_ns: int = 0) -> Breaker:
+    breaker = Breaker("shadow s of endpoint e")
+    for _ in range(FAILURES_TO_OPEN):
+        breaker.failed(now_ns)
+    assert breaker.is_open
+    return breaker
+
+
+def test_it_opens_after_failures_in_a_row() -> None:
+    breaker = Breaker("shadow s of endpoint e")
+    for _ in range(3):
+        for _ in range(FAILURES_TO_OPEN - 1):
+            breaker.failed(0)
+        breaker.answered()
+    assert not breaker.is_open and breaker.admits(0)
+    assert opened().is_open
+
+
+def test_one_copy_tries_it_at_a_time() -> None:
+    breaker = opened(now_ns=10 * SECOND_NS)
+    assert not breaker.admits(10 * SECOND_NS + OPEN_NS - 1)
+    assert breaker.admits(10 * SECOND_NS + OPEN_NS)
+    assert not breaker.admits(10 * SECOND_NS + OPEN_NS)
+    breaker.failed(10 * SECOND_NS + OPEN_NS + 5)
+    assert breaker.is_open and not breaker.admits(10 * SECOND_NS + 2 * OPEN_NS)
+    assert breaker.admits(10 * SECOND_NS + 2 * OPEN_NS + 5)
+
+
+def test_any_answer_closes_it() -> None:
+    breaker = opened()
+    breaker.answered()
+    assert not breaker.is_open and breaker.admits(0)
+    breaker.failed(0)
+    assert not breaker.is_open  # counting begins anew
+
+
+def test_a_full_queue_opens_it_only_without_answers() -> None:
+    breaker = Breaker("shadow s of endpoint e")
+    for step in range(100):  # slow: full all the time, but it answers
+        breaker.full(step * SECOND_NS // 10)
+        if step % 5 == 4:
+            breaker.answered()
+    assert not breaker.is_open
+    breaker.full(20 * SECOND_NS)
+    breaker.full(20 * SECOND_NS + FULL_TO_OPEN_NS - 1)
+    assert not breaker.is_open
+    breaker.full(20 * SECOND_NS + FULL_TO_OPEN_NS)
+    assert breaker.is_open
