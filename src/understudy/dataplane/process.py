@@ -113,7 +113,9 @@ class _Process:
             loop=loop,
             controller_path=Path("controller.sock"),
             on_table_change=lambda: self._control.routes_changed(),
-            on_suspect=lambda instance_id, reason: self._control.suspect(instance_id, reason),
+            on_suspect=lambda instance_id, reason, silent_s: self._control.suspect(
+                instance_id, reason, silent_s
+            ),
         )
         self._control = ControlLink(
             options.router,
@@ -169,6 +171,7 @@ class _Process:
             router.ledger.close_second(self._second)
             self._second = second
             self._last_close_s = now_s
+            self._control.send_metrics()  # at once: what is not sent dies with this process
         if now_s - self._last_ping_s >= PING_EVERY_S:
             self._last_ping_s = now_s
             router.ping_links()

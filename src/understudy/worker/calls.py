@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 from .wire import RequestHead, ResponseHead, encode_response_head
 
+MAX_ANSWER_BYTES = 64 << 20  # of one whole answer: routers refuse far smaller ones
 TEXT_HEAD = encode_response_head(ResponseHead(content_type="text/plain; charset=utf-8"))
 
 

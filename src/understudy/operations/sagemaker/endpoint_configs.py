@@ -16,6 +16,7 @@ from understudy.core.endpoints import EndpointConfig
 from understudy.core.errors import ValidationException
 from understudy.core.models import Model
 from understudy.core.ports import Delete, Event, Put, Records
+from understudy.operations.sagemaker.echo import kept_members
 from understudy.operations.sagemaker.listing import find_page
 from understudy.operations.sagemaker.tags import changes_for_deleted, changes_for_new
 from understudy.operations.sagemaker.unsupported import refuse_unsupported
@@ -50,9 +51,7 @@ def create_endpoint_config(services: Services, request: dict[str, Any]) -> dict[
             if records.get(Model, variant["ModelName"]) is None:
                 raise could_not_find(MODEL, services.place.arn("model", variant["ModelName"]))
         now_s = services.clock.now_s()
-        kept = {
-            member: value for member, value in request.items() if member != "Tags" and value not in ([], {})
-        }
+        kept = kept_members(request)
         kept["ProductionVariants"] = [
             {"InitialVariantWeight": DEFAULT_WEIGHT, **variant} for variant in variants
         ]
