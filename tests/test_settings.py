@@ -40,6 +40,10 @@ def test_texts_of_the_environment_become_what_they_mean() -> None:
         ({"port": 70_000}, "--port 70000"),
         ({"time_scale": 0.0}, "--time-scale"),
         ({"time_scale": float("nan")}, "--time-scale"),
+        ({"time_scale": float("inf")}, "--time-scale"),
+        ({"region": "a/b c"}, "--region"),
+        ({"images": "nowhere.toml"}, r"--images .*nowhere\.toml"),
+        ({"objects": "minio:9000"}, "--objects"),
         ({"routers": -1}, "--routers"),
         ({"account_id": "12"}, "12 digits"),
         ({"database": "mysql://x"}, "postgresql://"),
@@ -74,3 +78,20 @@ def test_not_loopback(host: str) -> None:
 def test_half_the_cores_route_but_at_least_one() -> None:
     assert Settings(routers=5).router_count == 5
     assert Settings().router_count >= 1
+
+
+def test_a_file_that_is_no_text_or_not_there_is_refused() -> None:
+    Path("latin.toml").write_bytes(b'region = "\xff"')
+    with pytest.raises(SettingsError, match=r"latin\.toml"):
+        load_settings({}, environment={}, config_file="latin.toml")
+    with pytest.raises(SettingsError, match=r"gone\.toml"):
+        load_settings({}, environment={"UNDERSTUDY_CONFIG": "gone.toml"})
+
+
+def test_paths_are_those_of_the_caller_not_of_the_server_processes(tmp_path: Path) -> None:
+    Path("images.toml").write_text("")
+    given = {"images": "images.toml", "environments_dir": "envs", "file_roots": "a:b"}
+    settings = load_settings(given, environment={})
+    assert settings.images == str(tmp_path / "images.toml")
+    assert settings.environments_dir == str(tmp_path / "envs")
+    assert settings.file_roots == f"{tmp_path / 'a'}:{tmp_path / 'b'}"

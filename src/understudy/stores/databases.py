@@ -224,7 +224,8 @@ def open_database(url: str) -> Database:
         parsed = make_url(url)
     except (sqlalchemy.exc.ArgumentError, ValueError) as error:  # ValueError: the port is no number
         raise ValueError(
-            "the records URL is no URL: postgresql://user:password@host:port/database is one"
+            "the records URL is no URL; these are: sqlite:////absolute/path/records.db,"
+            " postgresql://user:password@host:port/database"
         ) from error
     kind = parsed.get_backend_name()
     if kind == "sqlite":
