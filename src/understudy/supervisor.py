@@ -114,7 +114,11 @@ def _take_lock(path: Path, data_dir: str) -> int:
 
 
 def _ensure_credentials(settings: Settings) -> None:
-    """Make the access key at the first start; later starts keep it."""
+    """Make the access key at the first start; later starts keep it, and the place it was made for.
+
+    Raises:
+        SettingsError: the settings name another region or account than the first start did.
+    """
     path = settings.credentials_path
     if not path.exists():
         # AWS's form: "AKIA" and 16 characters of base32; a 40-character secret.
@@ -126,6 +130,14 @@ def _ensure_credentials(settings: Settings) -> None:
             "account_id": settings.account_id,
         }
         _write_atomically(path, credentials)
+        return
+    stored = json.loads(path.read_text())
+    if (stored["region"], stored["account_id"]) != (settings.region, settings.account_id):
+        raise SettingsError(
+            f"{settings.data_dir} speaks for region {stored['region']} and account {stored['account_id']} "
+            f"since its first start: its ARNs say so. Start with --region {stored['region']} and "
+            f"UNDERSTUDY_ACCOUNT_ID={stored['account_id']}, or choose another --data-dir."
+        )
 
 
 def _listen(host: str, port: int) -> socket.socket:

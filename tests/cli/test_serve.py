@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -75,3 +76,15 @@ def test_ephemeral_by_the_environment_leaves_the_usual_directory_alone(tmp_path:
     assert code == 0, log.read_text()
     assert list(temporary.iterdir()) == []
     assert kept.read_text() == "from another day"
+
+
+def test_a_data_directory_keeps_its_region(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    made = {
+        "access_key_id": "AKIA",
+        "secret_access_key": "s",
+        "region": "eu-west-3",
+        "account_id": "123456789012",
+    }
+    (tmp_path / "data" / "credentials.json").write_text(json.dumps(made))
+    assert "--region eu-west-3" in refused(tmp_path, "--data-dir", "data")
