@@ -67,13 +67,11 @@ format: $(STAMP) ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP) ## measure (needs bench/)
-	@test -d bench || { echo "make bench: there is no bench/ in this version." >&2; exit 1; }
-	$(BIN)/python -m bench
+bench: $(STAMP) ## measure against peers (QUICK=1: under 5 minutes; ARGS="--only mosec")
+	$(BIN)/python -m bench $(if $(filter-out 0,$(QUICK)),--quick) $(ARGS)
 
-soak: $(STAMP) ## run for long under load and faults (needs bench/soak.py)
-	@test -f bench/soak.py || { echo "make soak: there is no bench/soak.py in this version." >&2; exit 1; }
-	$(BIN)/python -m bench.soak
+soak: $(STAMP) ## is memory flat under load? (MINUTES=10)
+	$(BIN)/python -m bench.soak --minutes $(or $(MINUTES),10)
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) $(SDK2) $(SDK3) $(ORACLE) $(ORACLE3) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -20,7 +20,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import setproctitle
@@ -47,8 +47,10 @@ from understudy.runtimes.containers import ContainerPreparation
 from understudy.runtimes.environments import Environments
 from understudy.runtimes.images import Images
 from understudy.runtimes.local import LocalRuntime
-from understudy.settings import Settings, process_environment
+from understudy.settings import Settings, SettingsError, process_environment
+from understudy.stores.databases import CannotOpen
 from understudy.stores.logs import FileLogs
+from understudy.stores.migrations import NewerDatabase
 from understudy.stores.objects import DiskObjects
 from understudy.stores.objects_s3 import S3Objects
 from understudy.stores.records import SqlRecords, open_records
@@ -94,8 +96,12 @@ def open_stores(settings: Settings, clock: RealClock, entropy: RealEntropy) -> S
         )
     else:
         objects = DiskObjects(data / "objects", clock, entropy)
+    try:
+        records = open_records(settings.database or f"sqlite:///{data / 'records.db'}")
+    except (ValueError, NewerDatabase, CannotOpen) as error:
+        raise SettingsError(f"The records can't be opened: {error}") from error
     return Stores(
-        records=open_records(settings.database or f"sqlite:///{data / 'records.db'}"),
+        records=records,
         series=SqliteSeries(data / "series.db"),
         logs=FileLogs(data / "logs", clock),
         objects=objects,
@@ -150,7 +156,7 @@ class Controller:
             settings.router_count,
             on_metrics=recorder.on_metrics,
             on_change=lambda: self._loop.wake(),
-            on_suspect=lambda _: self._loop.wake(),
+            on_suspect=lambda instance_id, silent_s: hear_of_suspect(instance_id, silent_s),
         )
         endpoints = EndpointLoop(stores.records, self._runtime, self._publisher, clock, entropy, place)
 
@@ -162,6 +168,10 @@ class Controller:
             if experiments.tick(reread=reread):
                 self._loop.nudge()
             return acted
+
+        def hear_of_suspect(instance_id: str, silent_s: float) -> None:
+            endpoints.suspect(instance_id, silent_s)
+            self._loop.wake()
 
         def observe_instances() -> None:
             recorder.on_instances(self._runtime.observe())
@@ -302,7 +312,22 @@ def main(argv: list[str]) -> None:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    Controller(settings, facts, process_environment(), arguments.lifeline_fd).run()
+    if settings.log_level != "debug":
+        for name in ("alembic", "uvicorn"):  # what they tell at "info" is no news to an operator
+            logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        controller = Controller(settings, facts, process_environment(), arguments.lifeline_fd)
+    except SettingsError as error:
+        refuse(str(error))
+    except OSError as error:
+        refuse(f"{error.filename or settings.data_dir}: {error.strerror or error}.")
+    controller.run()
+
+
+def refuse(why: str) -> NoReturn:
+    """End with one line where these settings can't work; the supervisor knows the code."""
+    sys.stderr.write(f"Error: {why}\n")
+    sys.exit(os.EX_CONFIG)
 
 
 if __name__ == "__main__":

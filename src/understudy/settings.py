@@ -6,7 +6,9 @@ The only reader of the environment.  Main function: :func:`load_settings`.
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -34,7 +36,7 @@ class Settings:
         data_dir: The one place where state lives.
         routers: Router processes; 0 means half the cores, at least 1.
         time_scale: Clock seconds per real second, for tests and CI.
-        ephemeral: Remove ``data_dir`` at the end.
+        ephemeral: Remove ``data_dir`` at the end; it must be new or empty at the start.
         auth: ``sigv4``, or ``none`` (loopback only).
         region, account_id: What ARNs and credential scopes carry.
         database: ``postgresql://...``; empty means SQLite in ``data_dir``.
@@ -103,11 +105,14 @@ def load_settings(
     """
     environment = os.environ if environment is None else environment
     values: dict[str, Any] = {}
-    path = Path(config_file or environment.get(f"{ENVIRONMENT_PREFIX}CONFIG", CONFIG_FILE))
-    if config_file or path.exists():
+    named = config_file or environment.get(f"{ENVIRONMENT_PREFIX}CONFIG")
+    path = Path(named or CONFIG_FILE)
+    if named or path.exists():
         try:
             values.update(tomllib.loads(path.read_text(encoding="utf-8")))
-        except (OSError, tomllib.TOMLDecodeError) as error:
+        except OSError as error:
+            raise SettingsError(f"{path}: {error.strerror}.") from error
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise SettingsError(f"{path}: {error}") from error
     names = {field.name for field in fields(Settings)}
     for name in names:
@@ -122,9 +127,20 @@ def load_settings(
         settings = msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise SettingsError(f"Settings: {error}") from error
-    settings = replace(settings, data_dir=str(Path(settings.data_dir).resolve()))
+    settings = _with_absolute_paths(settings)
     _check(settings)
     return settings
+
+
+def _with_absolute_paths(settings: Settings) -> Settings:
+    """Resolve paths here: the server's processes have another working directory."""
+    return replace(
+        settings,
+        data_dir=str(Path(settings.data_dir).resolve()),
+        file_roots=":".join(str(Path(root).resolve()) for root in settings.file_roots.split(":") if root),
+        images=str(Path(settings.images).resolve()) if settings.images else "",
+        environments_dir=str(Path(settings.environments_dir).resolve()) if settings.environments_dir else "",
+    )
 
 
 def _check(settings: Settings) -> None:
@@ -139,12 +155,19 @@ def _check(settings: Settings) -> None:
             f"--auth none lets everybody who reaches {settings.host} run code here; use it with "
             "--host 127.0.0.1 only, or leave --auth sigv4."
         )
-    if not settings.time_scale > 0.0:
+    if not (settings.time_scale > 0.0 and math.isfinite(settings.time_scale)):
         raise SettingsError(f"--time-scale {settings.time_scale}: choose a number above 0.")
     if not 0 <= settings.routers <= 64:
         raise SettingsError(f"--routers {settings.routers}: choose 0 (half the cores) to 64.")
     if not (settings.account_id.isdigit() and len(settings.account_id) == 12):
         raise SettingsError(f"account_id {settings.account_id!r}: an AWS account id has 12 digits.")
+    # botocore's own check of a region, which goes into host names; ours go into ARNs and scopes too.
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", settings.region):
+        raise SettingsError(f"--region {settings.region!r}: a region is written like us-east-1.")
+    if settings.images and not Path(settings.images).is_file():
+        raise SettingsError(f"--images {settings.images}: there is no such file.")
+    if settings.objects and not settings.objects.startswith(("http://", "https://")):
+        raise SettingsError(f"--objects {settings.objects}: give http(s)://HOST:PORT of an S3 server.")
     if settings.log_level not in ("debug", "info", "warning", "error"):
         raise SettingsError(f"log_level {settings.log_level}: choose debug, info, warning or error.")
     if settings.database and not settings.database.startswith(("postgresql://", "sqlite://")):

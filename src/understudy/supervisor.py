@@ -58,15 +58,14 @@ def supervise(settings: Settings, *, on_ready: Callable[[str], None]) -> int:
         on_ready: Called once with the endpoint URL when the whole path answers.
 
     Returns:
-        The exit code: 0 after a clean stop.
+        The exit code: 0 after a clean stop, 1 where the controller can't work with these settings (it has
+        said why).
 
     Raises:
-        SettingsError: the data directory is in use, or the address can't be taken.
+        SettingsError: the data directory is in use, holds files that ``ephemeral`` would remove or can't
+            be written, or the address can't be taken.
     """
-    run_dir = settings.run_dir
-    Path(settings.data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
-    run_dir.mkdir(mode=0o700, exist_ok=True)
-    lock = _take_lock(run_dir / "lock", settings.data_dir)
+    lock = _take_data_dir(settings)
     try:
         _ensure_credentials(settings)
         listener = _listen(settings.host, settings.port)
@@ -79,6 +78,27 @@ def supervise(settings: Settings, *, on_ready: Callable[[str], None]) -> int:
         os.close(lock)
         if settings.ephemeral:
             shutil.rmtree(settings.data_dir, ignore_errors=True)
+
+
+def _take_data_dir(settings: Settings) -> int:
+    """Make the data directory ours alone and lock it; return the lock's descriptor."""
+    data_dir = Path(settings.data_dir)
+    try:
+        if settings.ephemeral and data_dir.is_dir() and any(data_dir.iterdir()):
+            raise SettingsError(
+                f"--ephemeral removes the data directory at the end, but {data_dir} is not empty. "
+                "Name a new one, or leave --data-dir out for a temporary one."
+            )
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if data_dir.stat().st_uid == os.geteuid():
+            # Models, logs and objects are private, also in a directory that was there before us.
+            data_dir.chmod(0o700)
+        settings.run_dir.mkdir(mode=0o700, exist_ok=True)
+        return _take_lock(settings.run_dir / "lock", settings.data_dir)
+    except OSError as error:
+        raise SettingsError(
+            f"--data-dir {data_dir} can't be used: {error.strerror} ({error.filename})."
+        ) from error
 
 
 def _take_lock(path: Path, data_dir: str) -> int:
@@ -94,7 +114,11 @@ def _take_lock(path: Path, data_dir: str) -> int:
 
 
 def _ensure_credentials(settings: Settings) -> None:
-    """Make the access key at the first start; later starts keep it."""
+    """Make the access key at the first start; later starts keep it, and the place it was made for.
+
+    Raises:
+        SettingsError: the settings name another region or account than the first start did.
+    """
     path = settings.credentials_path
     if not path.exists():
         # AWS's form: "AKIA" and 16 characters of base32; a 40-character secret.
@@ -106,6 +130,14 @@ def _ensure_credentials(settings: Settings) -> None:
             "account_id": settings.account_id,
         }
         _write_atomically(path, credentials)
+        return
+    stored = json.loads(path.read_text())
+    if (stored["region"], stored["account_id"]) != (settings.region, settings.account_id):
+        raise SettingsError(
+            f"{settings.data_dir} speaks for region {stored['region']} and account {stored['account_id']} "
+            f"since its first start: its ARNs say so. Start with --region {stored['region']} and "
+            f"UNDERSTUDY_ACCOUNT_ID={stored['account_id']}, or choose another --data-dir."
+        )
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -129,6 +161,8 @@ class _Supervisor:
         self._listener = listener
         self._url = url
         self._stopping = False
+        self._ready = False
+        self._refused = False
         self._lifeline_read, self._lifeline_write = os.pipe()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._children = [Child("controller", self._spawn_controller)] + [
@@ -149,17 +183,16 @@ class _Supervisor:
             self._write_facts()
             for child in self._children:
                 self._start(child)
-            ready = False
             while not self._stopping:
-                self._wait(self._next_restart_s() if ready else READY_POLL_S)
+                self._wait(self._next_restart_s() if self._ready else READY_POLL_S)
                 self._reap()
                 self._restart_due()
-                if not ready and self._answers():
-                    ready = True
+                if not self._ready and not self._stopping and self._answers():
+                    self._ready = True
                     on_ready(self._url)
         finally:
             self._stop_all()
-        return 0
+        return 1 if self._refused else 0
 
     # --- children ----------------------------------------------------------------------------------
 
@@ -204,15 +237,17 @@ class _Supervisor:
             child = known.get(pid)
             if child is None or child.process is None:
                 continue
-            child.process.returncode = os.waitstatus_to_exitcode(status)
+            child.process.returncode = code = os.waitstatus_to_exitcode(status)
             child.process = None
+            if code == os.EX_CONFIG and not self._ready:
+                # Trying again would say the same again; once it has worked, the cause may pass.
+                self._refused = self._stopping = True
             now_s = time.monotonic()
             if now_s - child.started_at_s >= HEALTHY_AFTER_S:
                 child.delay_s = FIRST_RESTART_DELAY_S
             child.restart_at_s = now_s + child.delay_s
             child.delay_s = min(child.delay_s * 2, LONGEST_RESTART_DELAY_S)
             if not self._stopping:
-                code = os.waitstatus_to_exitcode(status)
                 how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
                 sys.stderr.write(f"understudy {child.name} (pid {pid}) {how}; starting it again.\n")
                 sys.stderr.flush()

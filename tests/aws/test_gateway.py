@@ -171,6 +171,13 @@ def test_unknown_and_unimplemented_operations_are_modelled_errors(serve: Any) ->
     assert code_of(runtime.invoke_endpoint, EndpointName="e", Body=b"1")[:2] == ("NotImplemented", 501)
 
 
+def test_directory_buckets_are_not_mistaken_for_buckets(serve: Any) -> None:
+    server = serve({("s3", "ListBuckets"): lambda s, r: {}})
+    code, status, message = code_of(server.client("s3").list_directory_buckets)
+    assert (code, status) == ("NotImplemented", 501)
+    assert "ListDirectoryBuckets" in message
+
+
 def test_credentials_that_do_not_hold(serve: Any) -> None:
     server = serve({("s3", "ListBuckets"): lambda s, r: {}})
     expected = {

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from understudy.control.endpoints import EndpointLoop
+from understudy.control.endpoints import SILENT_TOO_LONG_S, STEADY_AFTER_S, EndpointLoop
 from understudy.control.publisher import Publisher
 from understudy.core.endpoints import Endpoint, EndpointStatus, Fleet, FleetVariant, PendingUpdate
 from understudy.core.models import Container
@@ -78,7 +78,7 @@ class World:
         self.runtime = MemoryRuntime()
         self.clock = FakeClock()
         self.publisher = Publisher(
-            run_dir, 1, on_metrics=lambda *_: None, on_change=lambda: None, on_suspect=lambda _: None
+            run_dir, 1, on_metrics=lambda *_: None, on_change=lambda: None, on_suspect=lambda *_: None
         )
         self.router = AckingRouter(run_dir)
         self.loop = self.new_loop()
@@ -177,6 +177,20 @@ def test_a_dead_instance_is_replaced_and_recorded(world: World) -> None:
     assert event.kind == "InstanceFailed" and event.detail["reason"] == "killed by signal 9"
 
 
+def test_an_instance_that_hangs_is_replaced(world: World) -> None:
+    create(world, a=1)
+    world.until_status(EndpointStatus.IN_SERVICE)
+    first = world.runtime.started[0]
+    world.loop.suspect(first, SILENT_TOO_LONG_S - 1.0)
+    for _ in range(5):
+        world.loop.tick(reread=False)
+    assert world.runtime.started == [first], "a model may take its 60 s"
+    world.loop.suspect(first, SILENT_TOO_LONG_S)
+    world.until(lambda: len(world.runtime.started) == 2 and world.router.weights() == {"a": 1.0})
+    event = world.records.events(ARN, 0, 100)[-1]
+    assert event.kind == "InstanceFailed" and "hangs" in event.detail["reason"]
+
+
 def test_an_instance_that_keeps_dying_is_tried_ever_more_rarely(world: World) -> None:
     create(world, a=1)
     world.until_status(EndpointStatus.IN_SERVICE)
@@ -225,6 +239,17 @@ def test_after_a_restart_of_the_server_a_shadow_that_fails_is_no_reason(world: W
     world.runtime.set_ready(answering)
     recovered = world.until_status(EndpointStatus.IN_SERVICE)
     assert recovered.failure_reason is None
+
+
+def test_an_instance_that_served_a_while_before_it_died_is_replaced_at_once(world: World) -> None:
+    create(world, a=1)
+    world.until_status(EndpointStatus.IN_SERVICE)
+    for died in range(1, 8):
+        world.loop.tick(reread=False)
+        world.clock.at_s += STEADY_AFTER_S
+        world.runtime.set_failed(world.runtime.started[-1], "killed by signal 9")
+        world.until(lambda died=died: len(world.runtime.started) == died + 1)  # type: ignore[misc]
+        world.until(lambda: world.router.weights() == {"a": 1.0})
 
 
 def test_delete_stops_everything_and_drops_the_record(world: World) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -85,7 +86,7 @@ def publisher(tmp_path: Path, recorded: list[tuple[str, int, list[dict[str, Any]
         2,
         on_metrics=lambda boot, sequence, items: recorded.append((boot, sequence, items)),
         on_change=lambda: None,
-        on_suspect=lambda _: None,
+        on_suspect=lambda *_: None,
     )
     yield publisher
     publisher.close()
@@ -203,6 +204,47 @@ def test_metrics_are_acknowledged_after_they_are_recorded(
     assert recorded == [("b", 7, [{"endpoint": "e"}])]
 
 
+def test_an_older_table_never_follows_a_newer_one(
+    publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table is published between a router's hello and the answer to it: the newer one comes last."""
+    held, go_on = threading.Event(), threading.Event()
+    send = publisher._send
+
+    def hold_the_first(*arguments: Any) -> None:
+        if not held.is_set():
+            held.set()
+            assert go_on.wait(10)
+        send(*arguments)
+
+    publisher.publish({"e": route("e", "i1")})
+    monkeypatch.setattr(publisher, "_send", hold_the_first)
+    router = PlayedRouter(tmp_path, 0)
+    assert held.wait(10)
+    publisher.publish({"e": route("e", "i2")})
+    go_on.set()
+    newest = publisher.table.version
+    assert [router.receive()["table"]["version"] for _ in range(2)] == [newest, newest]
+
+
+def test_silence_is_told_with_its_length(tmp_path: Path) -> None:
+    told: list[tuple[str, float]] = []
+    publisher = Publisher(
+        tmp_path,
+        1,
+        on_metrics=lambda *_: None,
+        on_change=lambda: None,
+        on_suspect=lambda instance_id, silent_s: told.append((instance_id, silent_s)),
+    )
+    try:
+        router = PlayedRouter(tmp_path, 0)
+        router.send({"type": "suspect", "instance_id": "i1", "reason": "connection lost"})
+        router.send({"type": "suspect", "instance_id": "i1", "reason": "silent", "silent_s": 66.5})
+        until(lambda: told == [("i1", 0.0), ("i1", 66.5)])
+    finally:
+        publisher.close()
+
+
 def test_an_unchanged_table_is_not_sent_again(publisher: Publisher, tmp_path: Path) -> None:
     publisher.publish({"e": route("e", "i1")})
     before = read_table(tmp_path / "table.json")
@@ -213,7 +255,7 @@ def test_an_unchanged_table_is_not_sent_again(publisher: Publisher, tmp_path: Pa
 def test_a_new_controller_asks_every_router_again(tmp_path: Path) -> None:
     write_table(tmp_path / "table.json", RoutingTable(41, {"e": route("e", "i1")}))
     publisher = Publisher(
-        tmp_path, 1, on_metrics=lambda *_: None, on_change=lambda: None, on_suspect=lambda _: None
+        tmp_path, 1, on_metrics=lambda *_: None, on_change=lambda: None, on_suspect=lambda *_: None
     )
     try:
         assert not publisher.acknowledged("e", route("e", "i1"))

@@ -123,9 +123,9 @@ def test_merging_keeps_sums_and_extremes() -> None:
 def test_two_deaths_make_a_body_deadly_for_a_minute() -> None:
     deaths = DeadlyBodies()
     assert not deaths
-    assert deaths.note("e", b"x", 0.0) == 1
+    assert deaths.note("e", b"x", "i1", 0.0) == 1
     assert not deaths.is_deadly("e", b"x", 0.0)
-    assert deaths.note("e", b"x", 1.0) == 2
+    assert deaths.note("e", b"x", "i2", 1.0) == 2
     assert deaths.is_deadly("e", b"x", 1.0 + BLOCKED_S)
     assert not deaths.is_deadly("other", b"x", 1.0)
     assert not deaths.is_deadly("e", b"y", 1.0)
@@ -134,18 +134,25 @@ def test_two_deaths_make_a_body_deadly_for_a_minute() -> None:
     assert not deaths
 
 
+def test_one_worker_dies_once_however_often_it_had_the_body() -> None:
+    deaths = DeadlyBodies()
+    assert [deaths.note("e", b"x", "i1", at_s) for at_s in (0.0, 0.1, 0.2)] == [1, 1, 1]
+    assert not deaths.is_deadly("e", b"x", 0.2)
+    assert deaths.note("e", b"x", "i2", 0.3) == 2
+
+
 def test_a_success_clears_a_body() -> None:
     deaths = DeadlyBodies()
-    deaths.note("e", b"x", 0.0)
+    deaths.note("e", b"x", "i1", 0.0)
     deaths.clear("e", b"x")
-    assert deaths.note("e", b"x", 1.0) == 1
+    assert deaths.note("e", b"x", "i2", 1.0) == 1
 
 
 @pytest.mark.parametrize("count", [5000])
 def test_the_list_of_deadly_bodies_is_bounded(count: int) -> None:
     deaths = DeadlyBodies()
     for number in range(count):
-        deaths.note("e", b"%d" % number, 0.0)
+        deaths.note("e", b"%d" % number, "i1", 0.0)
     assert len(deaths._deaths) <= 4096
 
 

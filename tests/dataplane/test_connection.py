@@ -74,7 +74,7 @@ def router(tmp_path: Path) -> Iterator[Router]:
         loop=loop,
         controller_path=tmp_path / "none.sock",
         on_table_change=lambda: None,
-        on_suspect=lambda instance_id, reason: None,
+        on_suspect=lambda *_: None,
     )
     loop.close()
 
@@ -138,6 +138,21 @@ def test_a_reader_that_stands_still_is_cut_off(client: tuple[ClientConnection, W
     assert not transport.ended
     for _ in range(STALLED_READER):
         connection.sweep()
+    assert transport.ended == "aborted"
+
+
+def test_idling_before_a_large_answer_does_not_count_as_standing_still(
+    client: tuple[ClientConnection, Wire],
+) -> None:
+    connection, transport = client
+    for _ in range(IDLE - 1):
+        connection.sweep()
+    transport.unsent = 5_000_000
+    connection.pause_writing()
+    for _ in range(STALLED_READER - 1):
+        connection.sweep()
+        assert not transport.ended
+    connection.sweep()
     assert transport.ended == "aborted"
 
 

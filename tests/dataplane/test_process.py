@@ -16,6 +16,7 @@ import botocore.exceptions
 import pytest
 from botocore.config import Config
 
+from understudy.dataplane.instances import PING_EVERY_S
 from understudy.worker import wire
 
 
@@ -242,6 +243,23 @@ def test_a_dead_workers_requests_are_answered_by_another(rig: Any) -> None:
     until(lambda: any(m["type"] == "suspect" for m in rig.controller.messages), "suspect")
 
 
+def test_a_container_that_died_behind_its_worker_counts_as_a_dead_worker(rig: Any) -> None:
+    """A pipeline's or an own server's process: the worker itself lives on a moment and says status 0."""
+    broken, sound = rig.worker("a"), rig.worker("b")
+    gone = (wire.STATUS_MODEL_GONE, b"text/plain\0\0second", b"The container's process is gone.")
+    broken.answer = lambda request: gone
+    rig.controller.table = rig.table({"e": {"v": (1.0, ["a", "b"])}})
+    rig.start_router()
+    rig.controller.acked(1)
+    answers = [rig.invoke(b"same") for _ in range(6)] + [rig.invoke(b"%d" % number) for number in range(20)]
+    assert [answer.status for answer in answers] == [200] * 26
+    assert broken.requests and sound.requests
+    sound.answer = lambda request: gone
+    answer = rig.invoke(b"other")
+    assert (answer.status, answer.json["OriginalStatusCode"]) == (424, 0)
+    assert "from second with message" in answer.json["Message"]
+
+
 def test_the_only_workers_death_is_the_models_error_and_it_comes_back(served: Any) -> None:
     worker = served.workers["a"]
     worker.answer = lambda request: "die"
@@ -307,6 +325,36 @@ def test_a_silent_worker_is_left_out(rig: Any) -> None:
     for _ in range(20):
         assert rig.invoke().status == 200
     assert (len(silent.requests), len(lively.requests) >= 20) == (before, True)
+    # It goes on to tell for how long, so that control can replace who hangs for good.
+    told = until(
+        lambda: [m["silent_s"] for m in list(rig.controller.messages) if m["type"] == "suspect"][1:], "again"
+    )
+    assert told[0] > 3 * PING_EVERY_S
+
+
+def test_what_was_sent_before_a_half_close_is_answered_whole(served: Any) -> None:
+    with served.connect() as connection:
+        connection.sendall(request(b"1") + request(b"2") + request(b"3") + request(b"cut off")[:-3])
+        connection.shutdown(socket.SHUT_WR)
+        received = b""
+        while data := connection.recv(65536):
+            received += data
+    assert received.count(b"HTTP/1.1 200 OK") == 3
+    assert received.endswith(b"\r\n\r\n3")
+
+
+def test_who_does_not_read_gets_no_further_answers_made(served: Any, read_answer: Any) -> None:
+    worker = served.workers["a"]
+    worker.answer = lambda one: (200, b"text/plain", one.body + b"x" * 4_000_000)
+    with served.connect() as connection:
+        connection.sendall(b"".join(request(b"%03d" % number) for number in range(100)))
+        until(lambda: len(worker.requests) >= 2, "the first answers")
+        for _ in range(20):  # served on another connection meanwhile
+            assert served.invoke(b"other").status == 200
+        assert len([one for one in worker.requests if one.body != b"other"]) < 10
+        with connection.makefile("rb") as file:
+            for number in range(100):
+                assert read_answer(file).body[:3] == b"%03d" % number
 
 
 def test_full_queues_refuse_fast(served: Any, read_answer: Any) -> None:

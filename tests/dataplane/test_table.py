@@ -51,7 +51,7 @@ class QuietDesk:
     def link_settled(self, link: InstanceLink) -> None:
         pass
 
-    def link_suspect(self, link: InstanceLink, reason: str) -> None:
+    def link_suspect(self, link: InstanceLink, reason: str, silent_s: float = 0.0) -> None:
         self.suspects.append(link.instance_id)
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import comb
 from pathlib import Path
@@ -68,11 +69,23 @@ def server_options() -> list[str]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, server_options: list[str]) -> Iterator[RunningServer]:
     """``understudy serve`` on a free port, stopped by SIGTERM; nothing of it may be left."""
-    place = tmp_path_factory.mktemp("server")
+    with _serving(tmp_path_factory.mktemp("server"), *server_options) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def open_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """The same without signatures, for raw clients that send very much; two routers."""
+    with _serving(tmp_path_factory.mktemp("open"), "--auth", "none", "--routers", "2") as running:
+        yield running
+
+
+@contextmanager
+def _serving(place: Path, *options: str) -> Iterator[RunningServer]:
     data_dir, log = place / "data", place / "serve.log"
     ENVIRONMENTS.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "understudy.cli", "serve", "--port", "0", "--data-dir", str(data_dir)]
-    command += ["--environments-dir", str(ENVIRONMENTS), *server_options]
+    command += ["--environments-dir", str(ENVIRONMENTS), *options]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, cwd=place)
     try:

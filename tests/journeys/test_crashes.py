@@ -271,6 +271,22 @@ def test_when_the_supervisor_is_killed_the_rest_goes_too(server: Server) -> None
     assert answers(server, 3) == {"blue": 3}
 
 
+def test_a_worker_of_an_earlier_life_is_ended_not_adopted(server: Server) -> None:
+    deploy(server, blue=1.0)
+    (stuck,) = server.named("understudy worker e/blue/0")
+    stuck.suspend()  # it can't see that its server is gone
+    assert server.process is not None
+    server.process.kill()
+    server.process.wait()
+    server.start()
+    assert in_service(server)["EndpointStatus"] == "InService"
+    psutil.wait_procs([stuck], timeout=10)
+    assert not stuck.is_running() or stuck.status() == psutil.STATUS_ZOMBIE
+    assert answers(server, 3) == {"blue": 3}
+    events = server.client("logs").describe_log_streams(logGroupName="/aws/sagemaker/Endpoints/e")
+    assert len(events["logStreams"]) == 2
+
+
 def test_the_controller_dies_and_no_request_does(server: Server) -> None:
     deploy(server, blue=1.0)
     worker = server.named("understudy worker e/blue/0")[0].pid

@@ -236,6 +236,7 @@ def test_an_unsafe_library_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pyte
         ("mysql://u:secret@h/d", "sqlite or postgresql"),
         ("sqlite://", "need a file"),
         ("records.db", "sqlite:///"),
+        ("postgresql://u:secret@h:port/d", "no URL"),
     ],
 )
 def test_other_urls_are_refused_without_their_secrets(bad: str, hint: str) -> None:

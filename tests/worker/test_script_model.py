@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import textwrap
 
 import joblib
@@ -10,6 +11,8 @@ import pytest
 from sklearn.dummy import DummyClassifier
 
 from understudy.worker import wire
+from understudy.worker.calls import Refusal
+from understudy.worker.script_defaults import default_input, default_output
 
 
 @pytest.fixture
@@ -222,6 +225,36 @@ def test_a_cancelled_stream_ends_its_generator(start_script):
         if wire.decode_chunk(payload).flags & wire.CHUNK_LAST:
             break
     assert "generator ended" in worker.log()
+
+
+def test_an_endless_generator_for_a_whole_answer_is_the_models_error(start_script):
+    worker = start_script(
+        """
+        def model_fn(model_dir): return 1
+        def transform_fn(model, body, content_type, accept):
+            if body == "short": return "fine", "text/plain"
+            def forever():
+                try:
+                    while True: yield b"x" * 1_000_000
+                finally:
+                    print("generator ended")
+            return forever(), "text/plain"
+        """
+    )
+    client = worker.client()
+    answer = client.ask(b"endless", "text/plain")
+    assert answer.status == 500 and b"InvokeEndpointWithResponseStream" in answer.body
+    assert client.ask(b"short", "text/plain").body == b"fine"
+    assert "generator ended" in worker.log()
+
+
+def test_defaults_need_no_numpy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    assert default_input(b'{"instances": [[1, 2]]}', "application/json") == [[1, 2]]
+    assert default_input(b"1,2\n3,", "text/csv")[0] == [1.0, 2.0]
+    with pytest.raises(Refusal, match=r"requirements\.txt"):
+        default_input(b"\x93NUMPY", "application/x-npy")
+    assert default_output([[1.0, 2.0]], "text/csv", "application/json") == (b"1.0,2.0\n", "text/csv")
 
 
 def test_ping_is_answered_while_a_model_thinks(start_script, tmp_path):

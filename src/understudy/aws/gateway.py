@@ -28,7 +28,7 @@ from understudy.aws.bodies import (
     unfold,
 )
 from understudy.aws.catalog import GLOBAL_SERVICES, SIGNING_NAMES, Catalog
-from understudy.aws.identify import Origin, find_call, identify, query_service
+from understudy.aws.identify import DIRECTORY_BUCKETS, Origin, find_call, identify, query_service
 from understudy.aws.messages import MAX_CONTROL_BODY_BYTES, Answer, BodySource, Call, HttpRequest, Parameters
 from understudy.aws.protocols.query import parse_form
 from understudy.aws.rendering import parse_call, render_failure, render_result
@@ -43,6 +43,8 @@ Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 SEND_BLOCK_BYTES = 256 * 1024
+# Verified like any other, so that the answer "not implemented" is not one about signatures.
+_ALSO_SIGNED_FOR = {"s3": (DIRECTORY_BUCKETS,)}
 
 log = logging.getLogger(__name__)
 
@@ -209,7 +211,7 @@ class Gateway:
                 self._credentials(),
                 now_s=self._clock.now_s(),
                 region=region,
-                services=(SIGNING_NAMES[origin.service],),
+                services=(SIGNING_NAMES[origin.service], *_ALSO_SIGNED_FOR.get(origin.service, ())),
             )
         except SignatureFailure as failure:
             family = {"rest-xml": "s3", "query": "query"}.get(origin.protocol, "json")

@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 from understudy.aws.catalog import SERVICE_OF_SIGNING_NAME, TARGETS, VERSIONS, Catalog
 from understudy.aws.messages import Call, HttpRequest
 from understudy.aws.s3_routes import S3Routes
-from understudy.core.errors import ApiError
+from understudy.core.errors import ApiError, NotImplementedOperation
 
 _INVOCATION = re.compile(rb"/endpoints/([^/]+)/(invocations|async-invocations|invocations-response-stream)")
 _INVOCATIONS = {
@@ -21,6 +21,8 @@ _INVOCATIONS = {
     b"async-invocations": "InvokeEndpointAsync",
     b"invocations-response-stream": "InvokeEndpointWithResponseStream",
 }
+# boto3's S3 client signs for this name where directory buckets are meant; we have none.
+DIRECTORY_BUCKETS = "s3express"
 _CREDENTIAL_SERVICE = re.compile(rb"Credential=[^/,]+/\d{8}/[^/]+/([^/]+)/aws4_request")
 
 
@@ -72,7 +74,7 @@ def identify(request: HttpRequest) -> Origin:
         form = request.method == "POST" and content_type == "application/x-www-form-urlencoded"
         if form or b"Action=" in request.raw_query:
             return Origin("", "query")
-    if signed_for is not None and signed_for != "s3":
+    if signed_for not in (None, "s3", DIRECTORY_BUCKETS):
         raise unknown_operation(
             f"{SERVICE_OF_SIGNING_NAME.get(signed_for, signed_for)}: {request.method} of this path"
         )
@@ -109,6 +111,10 @@ def find_call(
     elif origin.protocol == "rest-xml":
         assert s3_routes is not None  # the gateway made them for this service
         operation, labels = s3_routes.find(request)
+        if scope_service(request) == DIRECTORY_BUCKETS:
+            raise NotImplementedOperation(
+                "s3", "ListDirectoryBuckets" if operation == "ListBuckets" else operation
+            )
     elif origin.protocol == "rest-json":
         labels = {
             "EndpointName": unquote_to_bytes(request.raw_path.split(b"/")[2]).decode("utf-8", "replace")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import tempfile
 import time
 from collections.abc import Iterator
@@ -119,7 +120,7 @@ def _tell_how_to_go_on(console: object, server: Server, name: str) -> None:
     from rich.console import Console
 
     assert isinstance(console, Console)
-    option = f"--data-dir {server.data_dir}"
+    option = f"--data-dir {shlex.quote(str(server.data_dir))}"
     console.print(f"\nStill serving at {server.endpoint_url}:")
     for line in (
         f'eval "$(understudy env {option})"',

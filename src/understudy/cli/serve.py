@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
 
-from understudy.settings import SettingsError, load_settings
+from understudy.settings import Settings, SettingsError, load_settings
 from understudy.supervisor import supervise
 
 EPILOG = """\b
@@ -27,7 +31,12 @@ Examples:
 @click.option("--data-dir", type=click.Path(file_okay=False), help="All state.  [default: ./.understudy]")
 @click.option("--routers", type=int, help="Router processes.  [default: half the cores]")
 @click.option("--time-scale", type=float, help="Clock seconds per real second.  [default: 1]")
-@click.option("--ephemeral", is_flag=True, default=None, help="Remove the data directory at the end.")
+@click.option(
+    "--ephemeral",
+    is_flag=True,
+    default=None,
+    help="Nothing stays: a temporary data directory, or --data-dir if it is new or empty.",
+)
 @click.option("--auth", type=click.Choice(["sigv4", "none"]), help="none: loopback only.  [default: sigv4]")
 @click.option("--region", help="Region in ARNs and signatures.  [default: us-east-1]")
 @click.option("--database", help="postgresql://USER:PASSWORD@HOST/NAME instead of SQLite.")
@@ -43,15 +52,27 @@ def serve(config_file: str | None, **options: Any) -> None:
     Every option can also be set as UNDERSTUDY_NAME in the environment or in understudy.toml.
     Ctrl-C or SIGTERM finishes what is in flight and stops everything.
     """
-    if options.get("ephemeral") and options.get("data_dir") is None:
-        options["data_dir"] = tempfile.mkdtemp(prefix="understudy-")
     try:
         settings = load_settings(options, config_file=config_file)
+        if _wants_a_temporary_place(settings, options):
+            settings = replace(settings, data_dir=tempfile.mkdtemp(prefix="understudy-"))
 
         def on_ready(url: str) -> None:
             click.echo(f"Understudy listens on {url} (data: {settings.data_dir})", err=True)
-            click.echo(f'Clients: eval "$(understudy env --data-dir {settings.data_dir})"', err=True)
+            place = shlex.quote(settings.data_dir)
+            click.echo(f'Clients: eval "$(understudy env --data-dir {place})"', err=True)
 
         sys.exit(supervise(settings, on_ready=on_ready))
     except SettingsError as error:
         raise click.ClickException(str(error)) from error
+
+
+def _wants_a_temporary_place(settings: Settings, options: Mapping[str, Any]) -> bool:
+    """Tell whether an ephemeral server was named no directory.
+
+    With the flag only ``--data-dir`` names one: in a shell after ``eval "$(understudy env)"`` the
+    environment names another server's.
+    """
+    if not settings.ephemeral or options["data_dir"] is not None:
+        return False
+    return bool(options["ephemeral"]) or settings.data_dir == str(Path(Settings.data_dir).resolve())

@@ -20,8 +20,9 @@ from starlette.routing import Route
 
 from understudy import __version__
 from understudy.console.prometheus import UnderstudyCollector, render
-from understudy.core.endpoints import Endpoint, EndpointStatus
+from understudy.core.endpoints import Endpoint, EndpointStatus, FleetVariant
 from understudy.core.ports import InstanceStatus, Query, Records, Runtime
+from understudy.core.routing import shadow_share
 from understudy.core.signing import SignatureFailure, SignedRequest, verify
 
 
@@ -116,7 +117,7 @@ class HealthFace:
             endpoint = stored.value
             fleet = endpoint.fleet or (endpoint.update.fleet if endpoint.update is not None else None)
             variants = fleet.variants if fleet is not None else ()
-            total = sum(variant.current_weight for variant in variants)
+            total = sum(variant.current_weight for variant in variants if not variant.shadow)
             of_fleet = [
                 state
                 for state in states
@@ -137,7 +138,8 @@ class HealthFace:
                             "instance_type": variant.instance_type,
                             "weight": variant.current_weight,
                             "desired_weight": variant.desired_weight,
-                            "share": variant.current_weight / total if total > 0.0 else 0.0,
+                            "share": _share(variant, total),
+                            "shadow": variant.shadow,
                             "instances": sum(
                                 state.status is InstanceStatus.READY
                                 for state in of_fleet
@@ -167,3 +169,10 @@ class HealthFace:
 
 def _json(value: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status_code=status, media_type="application/json")
+
+
+def _share(variant: FleetVariant, total: float) -> float:
+    """The share of requests a variant answers, or that a shadow gets copies of."""
+    if variant.shadow:
+        return shadow_share(variant.current_weight, total)
+    return variant.current_weight / total if total > 0.0 else 0.0

@@ -48,9 +48,11 @@ log = logging.getLogger(__name__)
 
 MAX_ACTIONS_PER_ROUND = 200  # one endpoint must not keep the others waiting
 STOP_GRACE_S = 30.0  # AWS: SIGTERM, then SIGKILL 30 s later
+FAILED_GRACE_S = 1.0  # of one that is dead already, or hangs: nothing is in its hands
+SILENT_TOO_LONG_S = 65.0  # the longest that a model may take, and a little: only who hangs is silent so long
 FIRST_RESTART_DELAY_S = 0.5
 LONGEST_RESTART_DELAY_S = 60.0
-STEADY_AFTER_S = 60.0  # an instance that served so long starts its back-off anew
+STEADY_AFTER_S = 10.0  # an instance that served so long before it ended starts its slot's back-off anew
 
 
 @dataclass
@@ -59,7 +61,6 @@ class _Backoff:
 
     failures: int = 0
     restart_at_s: float = 0.0
-    failed_at_s: float = 0.0
 
 
 @dataclass
@@ -68,6 +69,7 @@ class _Watched:
 
     stored: Stored[Endpoint]
     backoff: dict[Slot, _Backoff] = field(default_factory=dict)
+    ready_at_s: dict[str, float] = field(default_factory=dict)
     cold: bool = False
 
 
@@ -91,6 +93,7 @@ class EndpointLoop:
         self._place = place
         self._watched: dict[str, _Watched] = {}
         self._stopping: set[str] = set()
+        self._silent_s: dict[str, float] = {}
         self._routes: dict[str, EndpointRoute] = {}
         self._orphans_checked = False
 
@@ -114,12 +117,19 @@ class EndpointLoop:
             self._publish(self._observe())
         return acted
 
+    def suspect(self, instance_id: str, silent_s: float) -> None:
+        """Hear from a router, in any thread, how long an instance has not answered a sign of life."""
+        if silent_s >= SILENT_TOO_LONG_S:
+            self._silent_s[instance_id] = silent_s
+
     # --- observe ------------------------------------------------------------------------------------
 
     def _read_records(self) -> None:
         first = not self._orphans_checked
         found = {stored.value.name: stored for stored in self._records.find(Endpoint, Query())}
-        alive = {state.instance_id.split("/")[0] for state in self._runtime.observe()} if first else set()
+        running = (InstanceStatus.STARTING, InstanceStatus.READY)
+        states = self._runtime.observe() if first else ()
+        alive = {state.instance_id.split("/")[0] for state in states if state.status in running}
         for name in set(self._watched) - set(found):
             del self._watched[name]
         for name, stored in found.items():
@@ -131,10 +141,15 @@ class EndpointLoop:
     def _observe(self) -> dict[str, list[InstanceState]]:
         states: dict[str, list[InstanceState]] = {}
         known = set()
+        silent = dict(self._silent_s)
         for state in self._runtime.observe():
+            if state.instance_id in silent and state.status is InstanceStatus.READY:
+                state = _hung(state, silent[state.instance_id])
             states.setdefault(state.instance_id.split("/")[0], []).append(state)
             known.add(state.instance_id)
         self._stopping &= known
+        for instance_id in silent.keys() - known:
+            self._silent_s.pop(instance_id, None)
         return states
 
     def _views(self, endpoint: Endpoint, states: list[InstanceState]) -> tuple[InstanceView, ...]:
@@ -155,9 +170,16 @@ class EndpointLoop:
     def _snapshot(self, watched: _Watched, states: list[InstanceState]) -> RolloutSnapshot:
         endpoint = watched.stored.value
         views = self._views(endpoint, states)
+        now_s = self._clock.now_s()
+        # Only those that are ready or were: what is gone is forgotten.
+        watched.ready_at_s = {
+            state.instance_id: watched.ready_at_s.get(state.instance_id, now_s)
+            for state in states
+            if state.status is InstanceStatus.READY or state.instance_id in watched.ready_at_s
+        }
         return RolloutSnapshot(
             endpoint=endpoint,
-            now_s=self._clock.now_s(),
+            now_s=now_s,
             instances=views,
             route_acknowledged=self._publisher.acknowledged(endpoint.name, route_of(endpoint, views)),
             restart_at_s={slot: backoff.restart_at_s for slot, backoff in watched.backoff.items()},
@@ -202,18 +224,17 @@ class EndpointLoop:
     def _stop(self, watched: _Watched, action: StopInstance) -> None:
         endpoint = watched.stored.value
         self._stopping.add(action.instance_id)
-        self._runtime.stop(action.instance_id, STOP_GRACE_S)
+        self._runtime.stop(action.instance_id, FAILED_GRACE_S if action.failed else STOP_GRACE_S)
         if not action.failed:
             return
         now_s = self._clock.now_s()
         backoff = watched.backoff.setdefault(action.slot, _Backoff())
-        if now_s - backoff.failed_at_s > STEADY_AFTER_S + LONGEST_RESTART_DELAY_S:
+        if now_s - watched.ready_at_s.pop(action.instance_id, now_s) >= STEADY_AFTER_S:
             backoff.failures = 0
         delay_s = min(FIRST_RESTART_DELAY_S * 2.0**backoff.failures, LONGEST_RESTART_DELAY_S)
         # The first restart is at once: most deaths are not the model's fault.
         backoff.restart_at_s = now_s + (delay_s if backoff.failures else 0.0)
         backoff.failures += 1
-        backoff.failed_at_s = now_s
         log.warning("instance %s ended: %s", action.instance_id, action.reason)
         self._records.commit(
             [
@@ -347,6 +368,16 @@ def _is_shadow(endpoint: Endpoint, slot: Slot) -> bool:
         fleet is not None
         and fleet.fleet_id == slot.fleet_id
         and any(variant.shadow and variant.name == slot.variant_name for variant in fleet.variants)
+    )
+
+
+def _hung(state: InstanceState, silent_s: float) -> InstanceState:
+    """A worker that lives and says nothing is of no more use than a dead one, and is replaced like one."""
+    return replace(
+        state,
+        status=InstanceStatus.FAILED,
+        address="",
+        reason=f"The worker hangs: it has given no sign of life for {silent_s:.0f} s.",
     )
 
 

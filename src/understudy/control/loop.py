@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from understudy.core.errors import ApiError
+
 log = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 0.2  # how soon a dead instance is noticed; costs one look at the runtime
@@ -57,7 +59,8 @@ class Loop:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Begin; what was true before a restart has been looked at once when this returns."""
+        self._round()
         self._thread.start()
 
     def nudge(self) -> None:
@@ -77,18 +80,25 @@ class Loop:
 
     def _run(self) -> None:
         while not self._stopping:
-            self._wake.clear()
-            reread, self._reread = self._reread, False
-            try:
-                acted = self._tick(reread)
-                self._do_chores()
-                wait_s = BUSY_WAIT_S if acted else self._idle_wait_s
-            except Exception:
-                log.exception("a round of %s failed; trying again", self._thread.name)
-                self._reread = True
-                wait_s = AFTER_ERROR_S
+            wait_s = self._round()
             if not self._stopping:
                 self._wake.wait(wait_s)
+
+    def _round(self) -> float:
+        """Look and act once; say how long to wait."""
+        self._wake.clear()
+        reread, self._reread = self._reread, False
+        try:
+            acted = self._tick(reread)
+            self._do_chores()
+        except ApiError as error:
+            log.warning("a store can't be reached: %s Trying again.", error.message)
+        except Exception:
+            log.exception("a round of %s failed; trying again", self._thread.name)
+        else:
+            return BUSY_WAIT_S if acted else self._idle_wait_s
+        self._reread = True
+        return AFTER_ERROR_S
 
     def _do_chores(self) -> None:
         now_s = self._monotonic_s()

@@ -54,7 +54,8 @@ class Publisher:
         router_count: How many routers must acknowledge.
         on_metrics: Takes (boot id, sequence, items); what it returned from is acknowledged.
         on_change: Called after every acknowledgement and every drained instance.
-        on_suspect: Called with an instance id that a router could not reach.
+        on_suspect: Called with an instance id that a router could not reach, and for how many seconds it has
+            been silent though connected.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Publisher:
         *,
         on_metrics: MetricsSink,
         on_change: Callable[[], None],
-        on_suspect: Callable[[str], None],
+        on_suspect: Callable[[str, float], None],
     ) -> None:
         self._run_dir = run_dir
         self._router_count = router_count
@@ -95,10 +96,9 @@ class Publisher:
                     self._changed_in[name] = version
             self._table = RoutingTable(version=version, endpoints=dict(endpoints))
             write_table(self._run_dir / "table.json", self._table)
-            frame = _frame({"type": "table", "table": table_json(self._table)})
             links = list(self._links)
         for link in links:
-            self._send(link, frame)
+            self._send_table(link)
 
     def acknowledged(self, endpoint_name: str, route: EndpointRoute | None) -> bool:
         """Tell whether every router of the server serves exactly this route."""
@@ -167,8 +167,7 @@ class Publisher:
             with self._lock:
                 link.number, link.pid = int(message["router"]), int(message["pid"])
                 self._links = [other for other in self._links if other.number != link.number] + [link]
-                frame = _frame({"type": "table", "table": table_json(self._table)})
-            self._send(link, frame)
+            self._send_table(link)
         elif kind in ("ack", "drained"):
             with self._lock:
                 link.acknowledged = max(link.acknowledged, int(message["version"]))
@@ -176,16 +175,26 @@ class Publisher:
             self._on_change()
         elif kind == "metrics":
             self._on_metrics(message["boot"], int(message["seq"]), message["data"])
-            self._send(link, _frame({"type": "metrics_ack", "seq": message["seq"]}))
+            self._send(link, lambda: _frame({"type": "metrics_ack", "seq": message["seq"]}))
         elif kind == "suspect":
-            self._on_suspect(message["instance_id"])
+            self._on_suspect(message["instance_id"], float(message.get("silent_s", 0.0)))
         else:
             log.warning("control channel: unknown message %r", kind)
 
-    def _send(self, link: RouterLink, frame: bytes) -> None:
+    def _send_table(self, link: RouterLink) -> None:
+        # Read under the sender's lock: an older table must never follow a newer one.
+        self._send(link, lambda: _frame({"type": "table", "table": table_json(self.table)}))
+
+    @property
+    def table(self) -> RoutingTable:
+        """What is published now."""
+        with self._lock:
+            return self._table
+
+    def _send(self, link: RouterLink, frame: Callable[[], bytes]) -> None:
         try:
             with link.sending:
-                link.connection.sendall(frame)
+                link.connection.sendall(frame())
         except OSError as error:
             log.warning("control channel: router %s does not take its table: %s", link.number, error)
             # Its reader thread sees the end and forgets the link; the router connects again.

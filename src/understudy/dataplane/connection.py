@@ -137,7 +137,7 @@ class ClientConnection(asyncio.Protocol):
             self._end_with(ServiceUnavailable("Too many connections. Try again."))
 
     def data_received(self, data: bytes) -> None:
-        if self._state == 0 and not self._buffer:
+        if self._state == 0 and not self._buffer and not self._writing_paused:
             # The usual request of a keep-alive client: a head seen before and its body, in one piece.
             self.started_ns = time.monotonic_ns()
             heads = self._heads
@@ -178,6 +178,7 @@ class ClientConnection(asyncio.Protocol):
             self._end_with(error, counted=True)
         finally:
             self._advancing = False
+        self._close_at_end()
         if len(self._buffer) > READ_AHEAD_BYTES and not self._reading_paused and self._state != _DRAIN:
             self.pause_reading()
 
@@ -196,7 +197,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _read_head(self) -> bool:
         buffer = self._buffer
-        if not buffer:
+        if not buffer or self._writing_paused:  # who does not read answers gets no further ones made
             return False
         end = buffer.find(_END) + 4
         if end < 4:
@@ -412,13 +413,22 @@ class ClientConnection(asyncio.Protocol):
             self._drain()
             return
         self._state = _HEAD
-        if self._eof:
-            transport.close()
-            return
-        if self._reading_paused:
+        if self._reading_paused and not self._writing_paused:
             self.resume_reading()
         if self._buffer:
             self._advance()
+        elif self._eof:
+            transport.close()
+
+    def _close_at_end(self) -> None:
+        """After the caller's end of file: close once nothing of what it sent can be answered any more."""
+        if (
+            self._eof
+            and self._state in (_HEAD, _BODY)
+            and not (self._writing_paused and self._buffer)
+            and self._transport is not None
+        ):
+            self._transport.close()
 
     def _end_with(self, error: ApiError, *, counted: bool = False) -> None:
         """Answer an error before the request was read whole, and end the connection."""
@@ -481,6 +491,8 @@ class ClientConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._writing_paused = True
+        self._ticks = 0  # counts what stood still before
+        self._seen_unsent = 0
         if self._exchange is not None:
             self._exchange.pause_answer()
 
@@ -488,11 +500,16 @@ class ClientConnection(asyncio.Protocol):
         self._writing_paused = False
         if self._exchange is not None:
             self._exchange.resume_answer()
+        if self._state == _HEAD:
+            self.resume_reading()
+            self._advance()
 
     def eof_received(self) -> bool:
         self._eof = True
-        # A caller that has sent its request and shut its side down still gets an answer that comes soon.
-        return self._state in (_BUSY, _FORWARD) and self._transport is not None
+        self._ticks = 0
+        # A caller that has sent its requests and shut its side down still gets answers that come soon.
+        waits = self._state in (_BUSY, _FORWARD) or (self._writing_paused and bool(self._buffer))
+        return waits and self._transport is not None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

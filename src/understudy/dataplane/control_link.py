@@ -58,7 +58,7 @@ class ControlLink(asyncio.Protocol):
         self._draining: list[str] = []
         self._sent_sequence = 0
         self._task: asyncio.Task[None] | None = None
-        self._suspects: dict[str, str] = {}
+        self._suspects: dict[str, tuple[str, float]] = {}
         self._closed = False
 
     # --- the connection ----------------------------------------------------------------------------
@@ -94,8 +94,8 @@ class ControlLink(asyncio.Protocol):
             }
         )
         suspects, self._suspects = self._suspects, {}
-        for instance_id, reason in suspects.items():
-            self.suspect(instance_id, reason)
+        for instance_id, (reason, silent_s) in suspects.items():
+            self.suspect(instance_id, reason, silent_s)
         self.send_metrics()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -174,13 +174,19 @@ class ControlLink(asyncio.Protocol):
             self._send({"type": "drained", "version": version, "draining": draining})
         self._draining = draining
 
-    def suspect(self, instance_id: str, reason: str) -> None:
-        """Tell that an instance can't be reached; kept for later when no controller listens."""
+    def suspect(self, instance_id: str, reason: str, silent_s: float) -> None:
+        """Tell that an instance can't be reached; kept for later when no controller listens.
+
+        Args:
+            silent_s: How long a connected worker has said nothing; 0.0 when there is no connection.
+        """
         if self._transport is None:
             if len(self._suspects) < 1024:
-                self._suspects[instance_id] = reason
+                self._suspects[instance_id] = (reason, silent_s)
             return
-        self._send({"type": "suspect", "instance_id": instance_id, "reason": reason})
+        self._send(
+            {"type": "suspect", "instance_id": instance_id, "reason": reason, "silent_s": round(silent_s, 1)}
+        )
 
     def send_metrics(self) -> None:
         """Send the batch that is due, unless it is under way on this connection."""

@@ -18,13 +18,13 @@ class DeadlyBodies:
     """Recent deaths by body.  False while there are none, so that the usual path asks nothing."""
 
     def __init__(self) -> None:
-        self._deaths: dict[_Key, tuple[int, float]] = {}
+        self._deaths: dict[_Key, tuple[int, float, str]] = {}  # how many, since when, of whom the last
 
     def __bool__(self) -> bool:
         return bool(self._deaths)
 
-    def note(self, endpoint: str, body: bytes, now_s: float) -> int:
-        """Count that a worker died with this body in hand.
+    def note(self, endpoint: str, body: bytes, instance_id: str, now_s: float) -> int:
+        """Count that a worker died with this body in hand: once, however often it had it.
 
         Args:
             now_s: Monotonic.
@@ -32,17 +32,19 @@ class DeadlyBodies:
             How many workers it has been with at their end.
         """
         key = (endpoint, len(body), hash(body))
-        deaths, since_s = self._deaths.pop(key, (0, now_s))
+        deaths, since_s, last = self._deaths.pop(key, (0, now_s, ""))
         if now_s - since_s > BLOCKED_S:
             deaths = 0
+        elif instance_id == last:
+            deaths -= 1
         while len(self._deaths) >= MAX_BODIES:
             del self._deaths[next(iter(self._deaths))]
-        self._deaths[key] = (deaths + 1, now_s)
+        self._deaths[key] = (deaths + 1, now_s, instance_id)
         return deaths + 1
 
     def is_deadly(self, endpoint: str, body: bytes, now_s: float) -> bool:
         """Tell whether this body is not to be tried now."""
-        deaths, since_s = self._deaths.get((endpoint, len(body), hash(body)), (0, 0.0))
+        deaths, since_s, _ = self._deaths.get((endpoint, len(body), hash(body)), (0, 0.0, ""))
         return deaths >= DEADLY and now_s - since_s <= BLOCKED_S
 
     def clear(self, endpoint: str, body: bytes) -> None:
@@ -51,5 +53,5 @@ class DeadlyBodies:
 
     def expire(self, now_s: float) -> None:
         """Forget what is older than ``BLOCKED_S``."""
-        for key in [key for key, (_, since_s) in self._deaths.items() if now_s - since_s > BLOCKED_S]:
+        for key in [key for key, (_, since_s, _) in self._deaths.items() if now_s - since_s > BLOCKED_S]:
             del self._deaths[key]

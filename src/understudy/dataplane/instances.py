@@ -26,6 +26,7 @@ RECONNECT_FIRST_S = 0.02
 RECONNECT_LONGEST_S = 1.0
 PING_EVERY_S = 1.5  # a silent worker is out of rotation after three at the latest
 MISSED_PINGS = 2
+REPORT_EVERY_PINGS = 4  # of a silence that goes on, so that control can end it
 MAX_OUTSTANDING = 1024
 MAX_OUTSTANDING_BYTES = 64 * 1024 * 1024
 WRITE_HIGH_BYTES = 8 * 1024 * 1024
@@ -64,8 +65,8 @@ class Desk(Protocol):
         """Note that a link's first attempt has ended, one way or the other."""
         ...
 
-    def link_suspect(self, link: InstanceLink, reason: str) -> None:
-        """Tell the controller that an instance can't be reached."""
+    def link_suspect(self, link: InstanceLink, reason: str, silent_s: float = 0.0) -> None:
+        """Tell the controller that an instance can't be reached, or for how long it has been silent."""
         ...
 
 
@@ -289,6 +290,7 @@ class InstanceLink(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         received_ns = time.monotonic_ns()
+        self._last_heard_s = received_ns / 1e9
         self.missed_pings = 0
         try:
             for kind, payload in self._splitter.feed(data):
@@ -317,9 +319,11 @@ class InstanceLink(asyncio.Protocol):
         """Ask whether the worker's input loop is alive; take it out of rotation when it keeps silent."""
         if self.state != LinkState.READY or self._transport is None:
             return
-        if self.missed_pings >= MISSED_PINGS and self.ready:
+        missed = self.missed_pings
+        if missed >= MISSED_PINGS and (self.ready or missed % REPORT_EVERY_PINGS == 0):
             self.ready = False
-            self.desk.link_suspect(self, f"{self.missed_pings} pings unanswered")
+            silent_s = time.monotonic() - self._last_heard_s
+            self.desk.link_suspect(self, f"{missed} pings unanswered", silent_s)
         self.missed_pings += 1
         if not self._paused:
             with contextlib.suppress(RuntimeError):  # closing just now: connection_lost follows

@@ -122,7 +122,9 @@ class _Process:
             wall_s=self._wall_s,
             open_spool=None if options.spool_dir is None else self._open_spool,
             on_table_change=lambda: self._control.routes_changed(),
-            on_suspect=lambda instance_id, reason: self._control.suspect(instance_id, reason),
+            on_suspect=lambda instance_id, reason, silent_s: self._control.suspect(
+                instance_id, reason, silent_s
+            ),
         )
         self._control = ControlLink(
             options.router,
@@ -193,6 +195,7 @@ class _Process:
             router.ledger.close_second(self._second)
             self._second = second
             self._last_close_s = now_s
+            self._control.send_metrics()  # at once: what is not sent dies with this process
         if now_s - self._last_ping_s >= PING_EVERY_S:
             self._last_ping_s = now_s
             router.ping_links()

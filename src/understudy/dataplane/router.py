@@ -61,7 +61,7 @@ class Router:
         loop: asyncio.AbstractEventLoop,
         controller_path: Path,
         on_table_change: Callable[[], None],
-        on_suspect: Callable[[str, str], None],
+        on_suspect: Callable[[str, str, float], None],
         wall_s: Callable[[], float] = time.monotonic,
         open_spool: Callable[[], Spool] | None = None,
     ) -> None:
@@ -234,8 +234,11 @@ class Router:
         if not 200 <= status < 300:
             container = _container_of(head) or call.variant.container
             message = body.decode("utf-8", "replace")
-            if not message and status == 0:
+            if not message and status == wire.STATUS_MODEL_GONE:
                 message = answers.timeout_message(container)
+            elif status == wire.STATUS_MODEL_GONE and call.link is not None:
+                self._after_death(call, call.link, message, received_ns, container)
+                return
             self._fail_by_model(call, status, message, received_ns, container)
             return
         if len(body) > MAX_BODY_BYTES:
@@ -382,47 +385,51 @@ class Router:
         """Find another instance for the calls of a dead worker, once each."""
         now_ns = time.monotonic_ns()
         for call in unsent:
-            self._try_elsewhere(call, link)
-        counted: dict[tuple[str, bytes], int] = {}  # the same body twice in one worker's hands is one death
+            if not self._try_elsewhere(call, link):
+                assert call.caller is not None
+                refusal = _no_instance(call.invocation.endpoint, call.variant.name)
+                self._refuse_counted(call.caller, call.variant, refusal)
         for call in sent:
-            key = (call.invocation.endpoint, call.body)
-            deaths = counted.get(key)
-            if deaths is None:
-                deaths = counted[key] = self._deaths.note(*key, now_ns / 1e9)
-            if call.streaming:
-                self._fail_by_model(call, 0, "The model's process ended within the stream.", now_ns)
-            elif deaths >= DEADLY:
-                self._fail_by_model(call, 0, _DEADLY, now_ns)
-            else:
-                self._try_elsewhere(call, link, crashed=True)
+            self._after_death(call, link, _CRASHED, now_ns)
 
-    def _try_elsewhere(self, call: Call, failed: InstanceLink, *, crashed: bool = False) -> None:
-        """Hand a call to another instance; without one it is the model's error if the model had it."""
-        caller, variant = call.caller, call.variant
-        assert caller is not None
-        name = call.invocation.endpoint
-        endpoint = self.board.endpoints.get(name)
+    def _after_death(
+        self, call: Call, link: InstanceLink, message: str, now_ns: int, container: str | None = None
+    ) -> None:
+        """Go on with a call that a model's process had when it ended.
+
+        Args:
+            message: What to tell the caller when nobody else can answer.
+        """
+        deaths = self._deaths.note(call.invocation.endpoint, call.body, link.instance_id, now_ns / 1e9)
+        if call.streaming:
+            self._fail_by_model(call, 0, "The model's process ended within the stream.", now_ns)
+        elif deaths >= DEADLY:
+            self._fail_by_model(call, 0, _DEADLY, now_ns, container)
+        elif not self._try_elsewhere(call, link):
+            self._fail_by_model(call, 0, message, now_ns, container)
+
+    def _try_elsewhere(self, call: Call, failed: InstanceLink) -> bool:
+        """Hand a call to another instance, once; False when there is none."""
+        variant = call.variant
+        endpoint = self.board.endpoints.get(call.invocation.endpoint)
         current = None if endpoint is None else endpoint.variants.get(variant.name)
         link = None if call.retried else (current or variant).choose_link(failed)
-        if link is None and crashed:
-            self._fail_by_model(call, 0, _CRASHED, time.monotonic_ns())
-            return
         if link is None or link.is_full:
-            self._refuse_counted(caller, variant, _no_instance(name, variant.name))
-            return
+            return False
         call.retried = True
         call.handed_ns = time.monotonic_ns()
         call.due_ns = call.handed_ns + variant.timeout_ns
         link.submit(call, call.invocation.wire_head(variant.name), call.body)
+        return True
 
     def link_settled(self, link: InstanceLink) -> None:
         """See :class:`Desk`."""
         self.board.settled(link)
 
-    def link_suspect(self, link: InstanceLink, reason: str) -> None:
+    def link_suspect(self, link: InstanceLink, reason: str, silent_s: float = 0.0) -> None:
         """See :class:`Desk`."""
         if not link.retired:
-            self._on_suspect(link.instance_id, reason)
+            self._on_suspect(link.instance_id, reason, silent_s)
 
     # --- housekeeping ------------------------------------------------------------------------------
 

@@ -103,6 +103,7 @@ class LocalRuntime:
         self._entropy = entropy
         self._place = place
         self._lifeline_fd = lifeline_fd
+        self._server = os.fstat(lifeline_fd).st_ino
         self._worker_main = worker_main
         self._python = python
         self._max_body_bytes = max_body_bytes
@@ -131,6 +132,7 @@ class LocalRuntime:
                 startup_timeout_s=spec.startup_timeout_s,
                 shadow=spec.shadow,
                 marker=self._entropy.token(8),
+                server=self._server,
             )
             instance = Instance(facts, InstanceStatus.PREPARING, detail="waiting", preparing=True)
             self._instances[spec.instance_id] = instance
@@ -423,7 +425,10 @@ class LocalRuntime:
             self._fail(instance, failure_text(status))
             return
         last = self._last_words(facts)
-        what = "ended while it loaded the model" if before is InstanceStatus.STARTING else "ended"
+        loading = (
+            before is InstanceStatus.STARTING and status.get("state") != "ready"
+        )  # adopted ones are STARTING
+        what = "ended while it loaded the model" if loading else "ended"
         reason = f"The worker of variant {facts.variant_name} {what}: {exit_text(code, last, facts)}."
         self._fail(instance, reason + (f" Its log ends: {last}" if last else " Its log is empty."))
 
@@ -463,9 +468,14 @@ class LocalRuntime:
             self._forget(instance)
 
     def _forget(self, instance: Instance) -> None:
-        for suffix in ("sock", "spec", "status", "json"):
-            self._path(instance.facts, suffix).unlink(missing_ok=True)
-        shutil.rmtree(self._path(instance.facts, "d"), ignore_errors=True)
+        # The record first: what is left without one is cleared away by whoever adopts.
+        self._path(instance.facts, "json").unlink(missing_ok=True)
+        for pattern in ("{}.*", ".{}.*"):  # a pipeline's containers have files of their own
+            for path in self._directory.glob(pattern.format(instance.facts.name)):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
         self._instances.pop(instance.facts.instance_id, None)
 
     # --- adopting --------------------------------------------------------------------------------------
@@ -480,6 +490,9 @@ class LocalRuntime:
                 path.unlink()
                 continue
             facts.images = [(image, resolved, at_s) for image, resolved, at_s in facts.images]
+            if facts.server != self._server:
+                self._clear_away(facts)
+                continue
             if not facts.pid:  # the controller died between spawning and noting the process
                 for pid in marked(facts.marker, str(self._path(facts, "spec"))):
                     identity = identify(pid)
@@ -513,6 +526,16 @@ class LocalRuntime:
         for path in self._directory.iterdir():
             if path.name.removeprefix(".").partition(".")[0] not in names:  # half-made, never recorded
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _clear_away(self, facts: Facts) -> None:
+        """Forget an instance of an earlier life of the server: it ended with it, and if not, it ends now.
+
+        A worker that was stopped or stuck when the server died has not seen the end of its lifeline yet.
+        """
+        instance = Instance(facts, InstanceStatus.STOPPED)
+        kill_family(instance.identity, facts.marker)
+        self._logs.finish(facts.endpoint_name, facts.variant_name, facts.log_name)
+        self._forget(instance)
 
     # --- files -----------------------------------------------------------------------------------------
 

@@ -33,6 +33,10 @@ _FIXED_WAL_RESET = (3, 51, 3)
 _COMMIT_LOCK = 0x756E64657273  # any constant: the advisory lock that puts commits in one order
 
 
+class CannotOpen(Exception):
+    """The database does not let us in at the start; the text says which and why, without the password."""
+
+
 def unavailable(why: str) -> ApiError:
     """Make the retryable error for a store that cannot answer now."""
     return ApiError(
@@ -218,8 +222,11 @@ def open_database(url: str) -> Database:
     """
     try:
         parsed = make_url(url)
-    except sqlalchemy.exc.ArgumentError as error:
-        raise ValueError("the records URL is no URL: sqlite:////absolute/path/records.db is one") from error
+    except (sqlalchemy.exc.ArgumentError, ValueError) as error:  # ValueError: the port is no number
+        raise ValueError(
+            "the records URL is no URL; these are: sqlite:////absolute/path/records.db,"
+            " postgresql://user:password@host:port/database"
+        ) from error
     kind = parsed.get_backend_name()
     if kind == "sqlite":
         return _open_sqlite(parsed)

@@ -22,7 +22,14 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from understudy.core.errors import Conflict
 from understudy.core.ports import Delete, Event, Keyed, Put, Query, Stored
 from understudy.stores.bodies import decode_body, encode_body
-from understudy.stores.databases import WAIT_S, Database, open_database, unavailable, unknown_outcome
+from understudy.stores.databases import (
+    WAIT_S,
+    CannotOpen,
+    Database,
+    open_database,
+    unavailable,
+    unknown_outcome,
+)
 from understudy.stores.migrations import migrate
 from understudy.stores.tables import EVENTS, RECORDS
 
@@ -245,10 +252,16 @@ def open_records(url: str) -> SqlRecords:
     Raises:
         ValueError: no such kind of database, or its driver is missing.
         NewerDatabase: a newer program has written it.
+        CannotOpen: it can't be reached, read or written.
     """
     database = open_database(url)
     try:
         migrate(database)
+    except DBAPIError as error:
+        url_shown = database.engine.url.set(drivername=database.engine.dialect.name)
+        place = url_shown.render_as_string(hide_password=True)
+        database.engine.dispose()
+        raise CannotOpen(f"{place}: {' '.join(str(error.orig).split())}") from error
     except BaseException:
         database.engine.dispose()
         raise

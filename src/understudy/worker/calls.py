@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 from .wire import RequestHead, ResponseHead, encode_response_head
 
 MIRRORED_HEADER = "X-Understudy-Mirrored"  # "true" on a shadow's copy: user code can leave effects out
+MAX_ANSWER_BYTES = 64 << 20  # of one whole answer: routers refuse far smaller ones
 TEXT_HEAD = encode_response_head(ResponseHead(content_type="text/plain; charset=utf-8"))
 
 

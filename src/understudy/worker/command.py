@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from .calls import (
+    MAX_ANSWER_BYTES,
     MIRRORED_HEADER,
     TEXT_HEAD,
     Answer,
@@ -36,7 +37,6 @@ from .wire import STATUS_MODEL_GONE, RequestHead, ResponseHead, WireError, encod
 _PING_TIMEOUT_S = 2.0
 _PING_PAUSE_S = 0.05
 _ANSWER_TIMEOUT_S = 3700.0  # above every timeout a router may grant
-_MAX_ANSWER_BYTES = 256 << 20
 _PIECE_BYTES = 1 << 16
 
 
@@ -152,8 +152,8 @@ class CommandHandler:
                 raise http.client.HTTPException(f"the model answered with status {status}")
             if call.head.wants_stream and 200 <= status < 300:
                 return Answer(status, head, b"", self._pieces(response))
-            body = response.read(_MAX_ANSWER_BYTES + 1)
-            if len(body) > _MAX_ANSWER_BYTES:
+            body = response.read(MAX_ANSWER_BYTES + 1)
+            if len(body) > MAX_ANSWER_BYTES:
                 raise http.client.HTTPException("the model's answer is too long")
             if response.length:
                 raise http.client.IncompleteRead(body, response.length)

@@ -76,26 +76,31 @@ def _torch_script(container: Container, names: list[str], script: str) -> Any:
 def default_input(body: bytes, content_type: str) -> Any:
     """Decode to a numpy array, as the toolkits' default input_fn; rows are always 2-D for CSV.
 
-    JSON that is not a regular array of numbers stays what it is: lists and dictionaries.
+    JSON that is not a regular array of numbers stays what it is: lists and dictionaries.  Where the model's
+    environment has no numpy, rows are lists too.
 
     Raises:
         Refusal: 415 for a type without a default, 400 for a body that is not of its type.
     """
-    import numpy as np
-
+    np = _numpy()
     media = parse_media_type(content_type or JSON)[0]
     if not body.strip():
         raise Refusal(400, "The request body is empty: send at least one row.")
     if media == NPY:
+        if np is None:
+            raise Refusal(415, f"{NPY} needs numpy in the model's environment: add it to requirements.txt.")
         return decode_npy_array(body)
     if media in (CSV, LIBSVM):
         table = decode_table(content_type, body, typecode="d")
+        if np is None:
+            values, width = table.values.tolist(), table.columns
+            return [values[at : at + width] for at in range(0, len(values), width)]
         return np.frombuffer(table.values, dtype=np.float64).reshape(table.rows, table.columns)
     if media in (JSON, JSON_LINES):
         value = decode_json(media, body)
         if isinstance(value, dict) and isinstance(value.get("instances"), list):
             value = value["instances"]
-        if isinstance(value, list):
+        if isinstance(value, list) and np is not None:
             try:
                 array = np.array(value)
             except ValueError:
@@ -106,6 +111,15 @@ def default_input(body: bytes, content_type: str) -> Any:
     raise Refusal(
         415, f"Content type {content_type} needs an input_fn; without one, send {', '.join(OFFERED)}."
     )
+
+
+def _numpy() -> Any:
+    """Give numpy, or None in an environment whose requirements do not name it."""
+    try:
+        import numpy
+    except ModuleNotFoundError:
+        return None
+    return numpy
 
 
 def default_prediction(data: Any, model: Any) -> Any:

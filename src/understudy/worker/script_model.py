@@ -24,7 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .calls import Answer, Call, Handler, LoadFailure, answer_each
+from .calls import MAX_ANSWER_BYTES, Answer, Call, Handler, LoadFailure, answer_each
 from .codecs import JSON, JSON_LINES, parse_media_type
 from .loading import max_batch_rows, whole_number
 from .script_context import Context
@@ -223,13 +223,25 @@ class ScriptHandler:
         )
         if isinstance(body, bytes):
             return Answer(status, head, body)
-        pieces = map(piece_bytes, body)
+        pieces = _closing(map(piece_bytes, body), body)
         if call.head.wants_stream:
-            return Answer(status, head, b"", _closing(pieces, body))
-        return Answer(status, head, b"".join(pieces))
+            return Answer(status, head, b"", pieces)
+        return Answer(status, head, _joined(pieces))
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+
+def _joined(pieces: Iterator[bytes]) -> bytes:
+    """Join a generator's pieces for a caller that wants them whole; an endless one is the model's error."""
+    whole = bytearray()
+    for piece in pieces:
+        whole += piece
+        if len(whole) > MAX_ANSWER_BYTES:
+            raise ValueError(
+                f"The answer exceeds {MAX_ANSWER_BYTES} bytes: ask with InvokeEndpointWithResponseStream."
+            )
+    return bytes(whole)
 
 
 def _closing(pieces: Iterator[bytes], source: Any) -> Iterator[bytes]:

@@ -37,6 +37,11 @@ def test_create_describe_delete(aws: Any) -> None:
     aws.model()
 
 
+def test_describe_has_no_empty_structures(aws: Any) -> None:
+    aws.model(PrimaryContainer={**IMAGE, "Environment": {}}, Containers=[])
+    assert aws("DescribeModel", ModelName="churn")["PrimaryContainer"] == IMAGE
+
+
 def test_a_name_is_taken_once(aws: Any) -> None:
     aws.model()
     with pytest.raises(ValidationException) as caught:

@@ -20,6 +20,7 @@ from understudy.core.errors import ApiError, ValidationException
 from understudy.core.models import Model
 from understudy.core.ports import Delete, Event, Objects, Put, Records
 from understudy.operations.s3.guard import check_bucket_name
+from understudy.operations.sagemaker.echo import kept_members
 from understudy.operations.sagemaker.extensions import extensions_of
 from understudy.operations.sagemaker.listing import find_page
 from understudy.operations.sagemaker.tags import changes_for_deleted, changes_for_new, parse_tags
@@ -70,7 +71,7 @@ def create_endpoint_config(services: Services, request: dict[str, Any]) -> dict[
 
 def _filled_in(request: dict[str, Any]) -> dict[str, Any]:
     """Say what to keep of a request: its members but the tags, with defaults."""
-    kept = {member: value for member, value in request.items() if member != "Tags" and value not in ([], {})}
+    kept = kept_members(request)
     for member in ("ProductionVariants", "ShadowProductionVariants"):
         if member in kept:
             kept[member] = [{"InitialVariantWeight": DEFAULT_WEIGHT, **variant} for variant in kept[member]]

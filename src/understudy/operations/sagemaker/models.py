@@ -11,6 +11,7 @@ from typing import Any
 from understudy.core.errors import ApiError, ValidationException
 from understudy.core.models import Model, containers_of
 from understudy.core.ports import Delete, Event, Objects, Put
+from understudy.operations.sagemaker.echo import kept_members
 from understudy.operations.sagemaker.listing import find_page
 from understudy.operations.sagemaker.tags import changes_for_deleted, changes_for_new
 from understudy.operations.sagemaker.unsupported import refuse_unsupported
@@ -33,9 +34,7 @@ def create_model(services: Services, request: dict[str, Any]) -> dict[str, Any]:
         _check_containers(request)
         _check_artifacts(services.objects, request)
         now_s = services.clock.now_s()
-        kept = {
-            member: value for member, value in request.items() if member != "Tags" and value not in ([], {})
-        }
+        kept = kept_members(request)
         records.commit(
             [
                 Put(Model(name, arn, kept, now_s, now_s), 0),

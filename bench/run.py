@@ -1,0 +1,262 @@
+"""``make bench``: everything in turn, a table at the end, nothing shown when any answer was wrong.
+
+Owns the order: per peer, Understudy and the peer alternate round by round (A B A B …) at each number of
+connections, with Understudy up all the time and one peer at a time; then the modes of Understudy alone.
+Main function: :func:`main`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from bench import report
+from bench.contestants import PEERS, Peer, Started, start_peer
+from bench.environments import PEERS as PEERS_FOLDER
+from bench.environments import ROOT, NotInstalled, environment_of, versions_of
+from bench.figures import paired_ratio
+from bench.loadgen.engine import Load
+from bench.measuring import WrongAnswer, measure
+from bench.modes import MODES, Bench, Row, Schedule, at_part_of_capacity, figures_of, run_modes
+from bench.processes import StartFailed
+from bench.report import Duel
+from bench.understudy import Understudy, Variant
+from bench.work import Work, prepare
+from bench.wrk import has_wrk, run_wrk
+
+RESULTS = ROOT / "bench" / "results"
+FULL = Schedule(rounds=4, seconds=3.0, warm_up_s=2.0, connections=(1, 16, 64, 256), many=10)
+QUICK = Schedule(rounds=2, seconds=0.5, warm_up_s=0.3, connections=(16, 64), many=4)
+# One connection matters against whoever calls the booster in its own process.
+ALSO_ALONE = "FastAPI 1"
+NOT_IN_QUICK = ("Ray Serve", "LitServe, fast queue", "MLServer, batch 64 wait 1 ms")
+BUSY_LOAD = 0.5
+
+
+def main(argv: list[str]) -> int:
+    """Measure.
+
+    Returns:
+        0; 1 when an answer was wrong (no table is shown then).
+    """
+    options = _parse(argv)
+    schedule = QUICK if options.quick else FULL
+    started_s = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"[{time.monotonic() - started_s:5.0f} s] {text}", flush=True)
+
+    load_before = report.load_average()
+    if load_before > BUSY_LOAD:
+        say(f"warning: the machine is busy (load {load_before:.1f}): only ratios mean anything, and less")
+    say("preparing the model")
+    work = prepare()
+    duels: list[Duel] = []
+    missing: dict[str, str] = {}
+    rows: list[Row] = []
+    limits: dict[str, Any] = {}
+    server = None
+    try:
+        if "bare" in options.parts:
+            limits["bare model loop"] = _bare_loop(work, schedule)
+            say(f"bare model loop: {limits['bare model loop']['rows_per_s']:,.0f} rows/s")
+        server = Understudy()
+        server.create_churn_model("churn", work)
+        server.deploy("one", Variant("A", "churn"))
+        ours = server.started(work.plan("csv", "/endpoints/one/invocations"))
+        measure(ours, Load("", 0, 16, schedule.seconds, schedule.warm_up_s))
+        say(f"Understudy serves; one model, {work.source}")
+        if "peers" in options.parts:
+            for peer in PEERS:
+                if options.only and options.only.lower() not in peer.name.lower():
+                    missing[peer.name] = f"left out by --only {options.only}"
+                elif options.quick and peer.name in NOT_IN_QUICK:
+                    missing[peer.name] = "not in the quick run"
+                else:
+                    _duel(peer, work, schedule, ours, duels, missing, rows, say)
+        if "modes" in options.parts:
+            names = [name for name in MODES if not options.modes or name in options.modes.split(",")]
+            rows += run_modes(Bench(server, work, schedule, say), names)
+    except WrongAnswer as wrong:
+        print(f"\nREFUSED: a wrong answer, so no table.\n{wrong}", file=sys.stderr)
+        return 1
+    finally:
+        if server is not None:
+            server.stop()
+    facts = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": report.machine(),
+        "load_before": load_before,
+        "quick": options.quick,
+        "schedule": vars(schedule),
+        "versions": _versions(),
+        "rows_from": work.source,
+        "limits": limits,
+    }
+    text = _document(facts, duels, missing, rows)
+    path = _write(facts, duels, missing, rows, text)
+    print("\n" + text)
+    say(f"written: {path.relative_to(ROOT)} and {path.with_suffix('.md').relative_to(ROOT)}")
+    return 0
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a shorter run of under five minutes")
+    parser.add_argument("--only", default="", help="peers whose name contains this")
+    parser.add_argument("--modes", default="", help="comma-joined: " + ",".join(MODES))
+    parser.add_argument(
+        "--parts", default="bare,peers,modes", type=lambda text: text.split(","), help="bare,peers,modes"
+    )
+    return parser.parse_args(argv)
+
+
+def _duel(
+    peer: Peer,
+    work: Work,
+    schedule: Schedule,
+    ours: Started,
+    duels: list[Duel],
+    missing: dict[str, str],
+    rows: list[Row],
+    say: Any,
+) -> None:
+    """Measure Understudy and a peer in turn."""
+    try:
+        theirs = start_peer(peer, work)
+    except (NotInstalled, StartFailed) as error:
+        missing[peer.name] = " ".join(str(error).split())[-300:]
+        say(f"{peer.name}: NOT MEASURED: {missing[peer.name]}")
+        return
+    try:
+        counts = schedule.connections
+        if peer.group == ALSO_ALONE and 1 not in counts:
+            counts = (1, *counts)
+        mine = {count: Duel(peer.name, peer.group, peer.is_limit, count, [], []) for count in counts}
+        for _ in range(schedule.rounds):
+            for count, duel in mine.items():
+                duel.ours.append(measure(ours, schedule.load(count)))
+                duel.theirs.append(measure(theirs, schedule.load(count)))
+        if schedule is FULL and has_wrk():
+            for count in (16, 64):
+                rows.append(_cross_check(peer, ours, theirs, count, schedule))
+        if schedule is FULL and not peer.is_limit:
+            rows += at_part_of_capacity(schedule, theirs, f"open loop, {peer.name}")
+    finally:
+        theirs.stop()
+    duels += mine.values()
+    summary = ", ".join(
+        f"{count}: {figures_of(duel.theirs)['per_s']:,.0f}/s (×{duel.ratio('per_s') or ' errors'})"
+        for count, duel in mine.items()
+    )
+    say(f"{peer.name}: {summary}")
+
+
+def _cross_check(peer: Peer, ours: Started, theirs: Started, connections: int, schedule: Schedule) -> Row:
+    """Compare by wrk as well: written in C, it takes less of the machine than our own generator."""
+    mine, other = [], []
+    for _ in range(2):
+        mine.append(run_wrk(ours, connections, schedule.seconds))
+        other.append(run_wrk(theirs, connections, schedule.seconds))
+    ratio = paired_ratio([one["per_s"] for one in mine], [one["per_s"] for one in other])
+    figures = {"understudy": mine, "peer": other, "ratio_per_s": None if ratio is None else vars(ratio)}
+    faults = sum(one["faults"] for one in mine + other)
+    note = (
+        f"Understudy {mine[-1]['per_s']:,.0f}/s, it {other[-1]['per_s']:,.0f}/s: × {ratio}; {faults} errors"
+    )
+    return Row("wrk", f"{peer.name}, {connections} connections", figures, note)
+
+
+def _bare_loop(work: Work, schedule: Schedule) -> dict[str, float]:
+    """Measure the model without a server."""
+    python = environment_of("bare_loop")
+    program = PEERS_FOLDER / "bare_loop" / "loop.py"
+    done = subprocess.run(
+        [str(python), str(program), str(work.folder / "work.json"), str(schedule.seconds)],
+        env={
+            "PYTHONPATH": str(PEERS_FOLDER / "shared"),
+            "MODEL_PATH": str(work.model),
+            "OMP_NUM_THREADS": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    if done.returncode != 0:
+        raise WrongAnswer(f"bare model loop: {done.stderr[-500:]}")
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
+
+
+def _versions() -> dict[str, str]:
+    """Name what was measured."""
+    found = {"understudy": version("understudy-ml")}
+    names = (
+        "xgboost-cpu", "numpy", "fastapi", "uvicorn", "granian", "mosec", "litserve", "mlserver", "bentoml",
+        "ray",
+    )  # fmt: skip
+    for folder in sorted({peer.folder for peer in PEERS}):
+        pinned = versions_of(folder)
+        found |= {name: pinned[name] for name in names if name in pinned}
+    try:
+        done = subprocess.run(["nginx", "-v"], capture_output=True, text=True, check=False)
+        found["nginx"] = done.stderr.strip().rpartition("/")[2]
+    except FileNotFoundError:
+        found["nginx"] = "not installed"
+    return found
+
+
+def _document(facts: dict[str, Any], duels: list[Duel], missing: dict[str, str], rows: list[Row]) -> str:
+    """Write the report as Markdown."""
+    machine = facts["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+    parts = []
+    parts.append(
+        f"Measured {facts['date']}: {machine['cores']} cores ({machine['cpu']}), {machine['memory']}, kernel "
+        f"{machine['kernel']}, Python {machine['python']}; load before the run {facts['load_before']:.1f}; "
+        f"{facts['schedule']['rounds']} rounds of {facts['schedule']['seconds']:g} s"
+        f"{' (QUICK)' if facts['quick'] else ''}. {versions}."
+    )
+    if duels or missing:
+        parts += ["## Against peers", report.peer_tables(duels, missing)]
+        parts += ["### Targets of issue 3", report.target_table(duels)]
+    for name, figures in facts["limits"].items():
+        parts.append(
+            f"Limit, {name}: {figures['rows_per_s']:,.0f} rows/s one at a time (p50 {figures['p50_us']:.0f} "
+            f"µs, p99 {figures['p99_us']:.0f} µs), {figures['rows_per_s_by_64']:,.0f} rows/s by 64."
+        )
+    if rows:
+        parts += ["## Understudy alone", report.mode_table(rows)]
+    return "\n\n".join(parts)
+
+
+def _write(
+    facts: dict[str, Any], duels: list[Duel], missing: dict[str, str], rows: list[Row], text: str
+) -> Path:
+    """Keep everything, single rounds included."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{facts['date'].replace(':', '').replace('+0000', 'Z')}.json"
+    whole = {
+        **facts,
+        "peers": [
+            {
+                **vars(duel),
+                "ours": [one.as_json() for one in duel.ours],
+                "theirs": [one.as_json() for one in duel.theirs],
+            }
+            for duel in duels
+        ],
+        "not_measured": missing,
+        "modes": [vars(row) for row in rows],
+    }
+    path.write_text(json.dumps(whole, indent=1))
+    path.with_suffix(".md").write_text(text + "\n")
+    return path
