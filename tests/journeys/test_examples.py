@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-TESTED_ELSEWHERE = {"ab_walk.py"}  # test_ab_walk.py
+TESTED_ELSEWHERE = {"ab_walk.py", "shadow_walk.py"}  # test_ab_walk.py
 PATIENCE_S = 150
 
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(300)]
