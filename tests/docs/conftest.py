@@ -18,3 +18,4 @@ sys.modules[_spec.name] = _journeys  # dataclasses look their module up
 _spec.loader.exec_module(_journeys)
 
 server = _journeys.server
+server_options = _journeys.server_options

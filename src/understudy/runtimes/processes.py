@@ -23,6 +23,7 @@ MARKER = "UNDERSTUDY_WORKER"
 _SHADOW_NICE = 19  # the least there is
 _PROC = Path("/proc")
 _CLEAN_SCANS = 3
+_CLEAN_SCANS_BLIND = 60  # 0.3 s
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,11 @@ def kill_family(leader: Identity | None, marker: str) -> None:
     Args:
         leader: The worker itself, alive or not yet reaped; None when it is not known.
     """
+    # In the middle of exec a process shows no environment for a moment, which a busy machine stretches: one
+    # clean scan proves nothing, and without the leader there is nothing but the environment to go by.
+    needed = _CLEAN_SCANS if leader is not None else _CLEAN_SCANS_BLIND
     clean_scans = 0
-    for _ in range(40):  # a process may fork while we look; each pass finds the new ones
+    for _ in range(40 + needed):  # a process may fork while we look; each pass finds the new ones
         family = set(marked(marker))
         if leader is not None and (fields := _stat(leader.pid)) is not None:
             if int(fields[19]) != leader.start_ticks:
@@ -77,9 +81,8 @@ def kill_family(leader: Identity | None, marker: str) -> None:
             else:
                 family.update(_session(leader.pid))
         family.discard(os.getpid())
-        # In the middle of exec a process shows no environment for a moment: one clean scan proves nothing.
         clean_scans = 0 if family else clean_scans + 1
-        if clean_scans == _CLEAN_SCANS:
+        if clean_scans >= needed:
             return
         for pid in family:
             with suppress(ProcessLookupError):
