@@ -42,6 +42,7 @@ from understudy.runtimes.processes import (
     identify,
     is_alive,
     kill_family,
+    kill_marked,
     lower_priority,
     marked,
 )
@@ -50,6 +51,8 @@ WORKER_MAIN = Path(__file__).parents[1] / "worker" / "__main__.py"
 REASON_CHARACTERS = 900  # FailureReason takes 1024
 _LOADING_POLL_S = 0.03
 _IDLE_POLL_S = 1.0
+_HUNT_S = 20.0  # how long latecomers of an ended instance are looked for
+_HUNT_EVERY_S = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -111,6 +114,8 @@ class LocalRuntime:
         self._lock = threading.RLock()
         self._instances: dict[str, Instance] = {}
         self._closed = False
+        self._ended: dict[str, float] = {}  # marker of an ended instance -> until when to look for latecomers
+        self._hunt_at_s = 0.0
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._adopt()
         self._watcher = threading.Thread(target=self._watch, name="runtime watcher", daemon=True)
@@ -374,6 +379,21 @@ class LocalRuntime:
             for instance in list(self._instances.values()):
                 if instance.status is InstanceStatus.STARTING and instance.pidfd is not None:
                     self._look_at_status(instance)
+        self._hunt()
+
+    def _hunt(self) -> None:
+        """Kill latecomers of ended instances: what was in the middle of a fork or exec when they ended.
+
+        On a busy machine such a process may show up seconds after nothing more was to be seen of it.
+        """
+        now_s = time.monotonic()
+        with self._lock:
+            if not self._ended or now_s < self._hunt_at_s:
+                return
+            self._hunt_at_s = now_s + _HUNT_EVERY_S
+            self._ended = {marker: until_s for marker, until_s in self._ended.items() if until_s > now_s}
+            markers = list(self._ended)
+        kill_marked(markers)
 
     def _look_at_status(self, instance: Instance) -> None:
         facts = instance.facts
@@ -436,6 +456,7 @@ class LocalRuntime:
         """Mark as failed and make sure that nothing of it runs; its files stay until :meth:`stop`."""
         facts = instance.facts
         kill_family(instance.identity, facts.marker)
+        self._ended[facts.marker] = time.monotonic() + _HUNT_S
         reap(instance)
         if instance.pidfd is not None:
             os.close(instance.pidfd)
@@ -468,6 +489,7 @@ class LocalRuntime:
             self._forget(instance)
 
     def _forget(self, instance: Instance) -> None:
+        self._ended[instance.facts.marker] = time.monotonic() + _HUNT_S
         # The record first: what is left without one is cleared away by whoever adopts.
         self._path(instance.facts, "json").unlink(missing_ok=True)
         for pattern in ("{}.*", ".{}.*"):  # a pipeline's containers have files of their own

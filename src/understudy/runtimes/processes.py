@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +61,15 @@ def marked(marker: str, command_part: str | None = None) -> list[int]:
             if hit and identify(pid) is not None:
                 found.append(pid)
     return found
+
+
+def kill_marked(markers: Collection[str]) -> None:
+    """SIGKILL every living process whose environment carries one of the markers; one look, no waiting."""
+    wanted = {f"{MARKER}={marker}".encode() for marker in markers}
+    for pid in _pids():
+        with suppress(OSError):
+            if not wanted.isdisjoint((_PROC / str(pid) / "environ").read_bytes().split(b"\0")):
+                os.kill(pid, signal.SIGKILL)
 
 
 def kill_family(leader: Identity | None, marker: str) -> None:
