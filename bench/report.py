@@ -44,7 +44,7 @@ class Duel:
 
 @dataclass(frozen=True)
 class Target:
-    """What issue 3 asks for: at least (or at most) so many times a peer at the better of its settings.
+    """The targets: at least (or at most) so many times a peer at the better of its settings.
 
     Attributes:
         group: Empty for every peer.

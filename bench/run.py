@@ -227,7 +227,7 @@ def _document(facts: dict[str, Any], duels: list[Duel], missing: dict[str, str],
     )
     if duels or missing:
         parts += ["## Against peers", report.peer_tables(duels, missing)]
-        parts += ["### Targets of issue 3", report.target_table(duels)]
+        parts += ["### Targets", report.target_table(duels)]
     for name, figures in facts["limits"].items():
         parts.append(
             f"Limit, {name}: {figures['rows_per_s']:,.0f} rows/s one at a time (p50 {figures['p50_us']:.0f} "
