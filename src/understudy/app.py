@@ -13,9 +13,7 @@ import argparse
 import json
 import logging
 import os
-import select
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,6 +54,7 @@ from understudy.stores.objects_s3 import S3Objects
 from understudy.stores.records import SqlRecords, open_records
 from understudy.stores.series import SqliteSeries
 from understudy.system import RealClock, RealEntropy
+from understudy.worker.process import watch_lifeline
 
 log = logging.getLogger(__name__)
 
@@ -287,26 +286,13 @@ class Credentials:
         return self._keys
 
 
-def follow_lifeline(descriptor: int) -> None:
-    """End this process when the supervisor does, however it ends."""
-
-    def wait() -> None:
-        # Not a plain read: the pipe is shared, and whoever makes it non-blocking does so for all.
-        watching = select.poll()
-        watching.register(descriptor, select.POLLIN)
-        watching.poll()
-        os._exit(1)
-
-    threading.Thread(target=wait, name="lifeline", daemon=True).start()
-
-
 def main(argv: list[str]) -> None:
     """Run the controller; its working directory is ``DATA/run``."""
     parser = argparse.ArgumentParser(prog="python -m understudy.app")
     parser.add_argument("--lifeline-fd", type=int, required=True)
     arguments = parser.parse_args(argv)
     setproctitle.setproctitle("understudy controller")
-    follow_lifeline(arguments.lifeline_fd)
+    watch_lifeline(arguments.lifeline_fd)
     facts = json.loads(Path("server.json").read_text())
     settings = msgspec.convert(facts["settings"], Settings)
     logging.basicConfig(

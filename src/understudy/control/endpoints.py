@@ -154,17 +154,20 @@ class EndpointLoop:
 
     def _views(self, endpoint: Endpoint, states: list[InstanceState]) -> tuple[InstanceView, ...]:
         return tuple(
-            InstanceView(
-                instance_id=state.instance_id,
-                slot=slot_of(state.instance_id),
-                status=state.status,
-                address=state.address,
-                reason=state.reason,
-                images=state.images,
-                routed=self._publisher.in_use(state.instance_id, endpoint.name),
-                stopping=state.instance_id in self._stopping,
-            )
+            self._view(state, routed=self._publisher.in_use(state.instance_id, endpoint.name))
             for state in states
+        )
+
+    def _view(self, state: InstanceState, *, routed: bool = False) -> InstanceView:
+        return InstanceView(
+            instance_id=state.instance_id,
+            slot=slot_of(state.instance_id),
+            status=state.status,
+            address=state.address,
+            reason=state.reason,
+            images=state.images,
+            routed=routed,
+            stopping=state.instance_id in self._stopping,
         )
 
     def _snapshot(self, watched: _Watched, states: list[InstanceState]) -> RolloutSnapshot:
@@ -345,20 +348,8 @@ class EndpointLoop:
     def _route(self, endpoint: Endpoint, states: list[InstanceState]) -> EndpointRoute | None:
         if endpoint.fleet is None:
             return None
-        return route_of(
-            endpoint,
-            [
-                InstanceView(
-                    instance_id=state.instance_id,
-                    slot=slot_of(state.instance_id),
-                    status=state.status,
-                    address=state.address,
-                    stopping=state.instance_id in self._stopping,
-                )
-                for state in states
-                if state.status is InstanceStatus.READY
-            ],
-        )
+        # Which router uses an instance does not matter to its route: no need to ask.
+        return route_of(endpoint, [self._view(state) for state in states])
 
 
 def _is_shadow(endpoint: Endpoint, slot: Slot) -> bool:

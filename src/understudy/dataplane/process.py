@@ -13,7 +13,6 @@ import gc
 import logging
 import os
 import resource
-import select
 import signal
 import socket
 import sys
@@ -34,6 +33,7 @@ from understudy.dataplane.gate import BadCredentials, Gate
 from understudy.dataplane.instances import PING_EVERY_S
 from understudy.dataplane.router import Router
 from understudy.dataplane.table import load_table
+from understudy.worker.process import watch_lifeline
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class _Process:
             await asyncio.sleep(0.01)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        threading.Thread(target=self._lifeline, name="lifeline", daemon=True).start()
+        watch_lifeline(options.lifeline_fd)
         listener = socket.socket(fileno=os.dup(options.listen_fd))
         listener.setblocking(False)
         server = await loop.create_server(lambda: ClientConnection(self._router), sock=listener, backlog=4096)
@@ -174,14 +174,6 @@ class _Process:
         return SpoolWriter(
             options.spool_dir, options.router, os.urandom(8).hex(), on_shed=shed, wall_s=self._wall_s
         )
-
-    def _lifeline(self) -> None:
-        """The supervisor is gone: so are we, at once.  In a thread of its own: uvloop would make the pipe
-        non-blocking for every process that shares it."""
-        watching = select.poll()
-        watching.register(self._options.lifeline_fd, select.POLLIN)
-        watching.poll()
-        os._exit(0)
 
     # --- housekeeping ------------------------------------------------------------------------------
 

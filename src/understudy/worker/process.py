@@ -66,7 +66,7 @@ def write_status(
     os.replace(partial, path)  # noqa: PTH105 - the same call, older Pythons too
 
 
-def watch_lifeline(fd: int, before_exit: Callable[[], None]) -> None:
+def watch_lifeline(fd: int, before_exit: Callable[[], None] = lambda: None) -> None:
     """Watch, in a thread of its own, for EOF on the lifeline; then end this process at once.
 
     Args:

@@ -18,12 +18,13 @@ from typing import Any
 from understudy.core.endpoints import EndpointConfig
 from understudy.core.errors import ApiError, ValidationException
 from understudy.core.models import Model
-from understudy.core.ports import Delete, Event, Objects, Put, Records
+from understudy.core.ports import Event, Objects, Put, Records
 from understudy.operations.s3.guard import check_bucket_name
 from understudy.operations.sagemaker.echo import kept_members
 from understudy.operations.sagemaker.extensions import extensions_of
 from understudy.operations.sagemaker.listing import find_page
-from understudy.operations.sagemaker.tags import changes_for_deleted, changes_for_new, parse_tags
+from understudy.operations.sagemaker.removal import remove
+from understudy.operations.sagemaker.tags import changes_for_new, parse_tags
 from understudy.operations.sagemaker.unsupported import refuse_unsupported
 from understudy.operations.sagemaker.wording import (
     CONFIG,
@@ -196,23 +197,9 @@ def list_endpoint_configs(services: Services, request: dict[str, Any]) -> dict[s
 
 def delete_endpoint_config(services: Services, request: dict[str, Any]) -> dict[str, Any]:
     """Forget a configuration; an endpoint holds a copy, also while it is being created or updated."""
-    records, name = services.records, request["EndpointConfigName"]
+    name = request["EndpointConfigName"]
     arn = services.place.arn("endpoint-config", name)
-
-    def attempt() -> dict[str, Any]:
-        stored = records.get(EndpointConfig, name)
-        if stored is None:
-            raise could_not_find(CONFIG, arn)
-        records.commit(
-            [
-                Delete(EndpointConfig, name, stored.version),
-                *changes_for_deleted(records, arn),
-                Event(arn, "EndpointConfigDeleted", services.clock.now_s()),
-            ]
-        )
-        return {}
-
-    return until_agreed(attempt)
+    return remove(services, EndpointConfig, CONFIG, name=name, arn=arn, event="EndpointConfigDeleted")
 
 
 OPERATIONS: dict[tuple[str, str], Operation] = {

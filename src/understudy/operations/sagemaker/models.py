@@ -10,10 +10,11 @@ from typing import Any
 
 from understudy.core.errors import ApiError, ValidationException
 from understudy.core.models import Model, containers_of
-from understudy.core.ports import Delete, Event, Objects, Put
+from understudy.core.ports import Event, Objects, Put
 from understudy.operations.sagemaker.echo import kept_members
 from understudy.operations.sagemaker.listing import find_page
-from understudy.operations.sagemaker.tags import changes_for_deleted, changes_for_new
+from understudy.operations.sagemaker.removal import remove
+from understudy.operations.sagemaker.tags import changes_for_new
 from understudy.operations.sagemaker.unsupported import refuse_unsupported
 from understudy.operations.sagemaker.wording import MODEL, already_exists, could_not_find, until_agreed
 from understudy.operations.services import Operation, Services
@@ -128,23 +129,9 @@ def list_models(services: Services, request: dict[str, Any]) -> dict[str, Any]:
 
 def delete_model(services: Services, request: dict[str, Any]) -> dict[str, Any]:
     """Forget a model; endpoints keep copies, so one that serves it serves on."""
-    records, name = services.records, request["ModelName"]
+    name = request["ModelName"]
     arn = services.place.arn("model", name)
-
-    def attempt() -> dict[str, Any]:
-        stored = records.get(Model, name)
-        if stored is None:
-            raise could_not_find(MODEL, arn)
-        records.commit(
-            [
-                Delete(Model, name, stored.version),
-                *changes_for_deleted(records, arn),
-                Event(arn, "ModelDeleted", services.clock.now_s()),
-            ]
-        )
-        return {}
-
-    return until_agreed(attempt)
+    return remove(services, Model, MODEL, name=name, arn=arn, event="ModelDeleted")
 
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
