@@ -27,6 +27,7 @@ from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
 from understudy.aws.gateway import Gateway
+from understudy.aws.own_calls import OwnCalls
 from understudy.capture.collector import Collector
 from understudy.console.health import HealthFace
 from understudy.console.prometheus import UnderstudyCollector
@@ -40,6 +41,7 @@ from understudy.core.names import Place
 from understudy.core.ports import Query
 from understudy.operations.registry import OPERATIONS
 from understudy.operations.services import Services
+from understudy.operations.understudy.registry import OWN_CALLS
 from understudy.runtimes.artifacts import Artifacts
 from understudy.runtimes.containers import ContainerPreparation
 from understudy.runtimes.environments import Environments
@@ -220,6 +222,9 @@ class Controller:
             "none" if settings.auth == "none" else "sigv4",
             signing_clock=RealClock(),  # signatures are real time, whatever the scale
         )
+        self._own_calls = own_calls = OwnCalls(
+            services, OWN_CALLS, credentials.keys, settings.auth, signing_clock=RealClock()
+        )
         collector = UnderstudyCollector(recorder, stores.records, self._runtime)
         health = HealthFace(
             records=stores.records,
@@ -234,8 +239,12 @@ class Controller:
         pages = Starlette(routes=health.routes())
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
-            face = pages if scope["type"] == "http" and scope["path"] in HEALTH_PATHS else gateway
-            await face(scope, receive, send)
+            if scope["type"] == "http" and scope["path"] in HEALTH_PATHS:
+                await pages(scope, receive, send)
+            elif scope["type"] == "http" and own_calls.owns(scope["path"]):
+                await own_calls(scope, receive, send)
+            else:
+                await gateway(scope, receive, send)
 
         self._server = uvicorn.Server(
             uvicorn.Config(
@@ -260,6 +269,7 @@ class Controller:
             self._server.run()
         finally:
             self._gateway.close()
+            self._own_calls.close()
             self._loop.stop()
             self._collecting.stop()
             self._collector.collect_once()  # what the routers completed when they ended

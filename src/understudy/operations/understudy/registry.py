@@ -1,0 +1,7 @@
+"""Every own call this version has."""
+
+from __future__ import annotations
+
+from understudy.operations.understudy.calls import OwnCall
+
+OWN_CALLS: tuple[OwnCall, ...] = ()
