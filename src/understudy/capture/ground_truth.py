@@ -5,8 +5,8 @@ Owns :func:`parse_ground_truth` (one line to an :class:`~understudy.core.outcome
 no label, telling why; the lines around it count.
 
 A line is ``{"groundTruthData":{"data":"1","encoding":"CSV"},"eventMetadata":{"eventId":"57"},
-"eventVersion":"0"}``.  ``eventId`` is the request's inference id where the caller gave one, else its event id.
-``data`` may be JSON: a scalar, ``{"label": 0}`` or ``{"instances": [{"label": 0}, ...]}``.
+"eventVersion":"0"}``.  ``eventId`` is the request's inference id where the caller gave one, else its event
+id.  ``data`` may be JSON: a scalar, ``{"label": 0}`` or ``{"instances": [{"label": 0}, ...]}``.
 
 Source: "Ingest Ground Truth labels and merge them with predictions", Amazon SageMaker Developer Guide.
 """
