@@ -33,6 +33,7 @@ from understudy.console.health import HealthFace
 from understudy.console.prometheus import UnderstudyCollector
 from understudy.control.endpoints import EndpointLoop
 from understudy.control.experiments import ExperimentLoop
+from understudy.control.ground_truth import GroundTruthLoop
 from understudy.control.loop import Chore, Loop
 from understudy.control.publisher import Publisher
 from understudy.control.recording import Recorder
@@ -53,6 +54,7 @@ from understudy.stores.logs import FileLogs
 from understudy.stores.migrations import NewerDatabase
 from understudy.stores.objects import DiskObjects
 from understudy.stores.objects_s3 import S3Objects
+from understudy.stores.outcomes import SqliteOutcomes
 from understudy.stores.records import SqlRecords, open_records
 from understudy.stores.series import SqliteSeries
 from understudy.system import RealClock, RealEntropy
@@ -64,6 +66,7 @@ INDEX_LOGS_EVERY_S = 0.5  # how exact the times of log lines are
 INSTANCE_METRICS_EVERY_S = 5.0
 ROLL_UP_EVERY_S = 60.0
 COLLECT_EVERY_S = 2.0  # routers complete a segment of captured records as often
+READ_GROUND_TRUTH_EVERY_S = 5.0
 HEALTH_PATHS = frozenset({"/healthz", "/metrics", "/understudy/v1/status"})
 
 
@@ -75,11 +78,13 @@ class Stores:
     series: SqliteSeries
     logs: FileLogs
     objects: DiskObjects | S3Objects
+    outcomes: SqliteOutcomes
 
     def close(self) -> None:
         """Let go of files and connections."""
         self.records.close()
         self.series.close()
+        self.outcomes.close()
         if isinstance(self.objects, DiskObjects):
             self.objects.close()
 
@@ -106,6 +111,7 @@ def open_stores(settings: Settings, clock: RealClock, entropy: RealEntropy) -> S
         series=SqliteSeries(data / "series.db"),
         logs=FileLogs(data / "logs", clock),
         objects=objects,
+        outcomes=SqliteOutcomes(data / "outcomes.db"),
     )
 
 
@@ -202,17 +208,26 @@ class Controller:
             name="capture",
             idle_wait_s=COLLECT_EVERY_S,
         )
+        ground_truth = GroundTruthLoop(stores.records, stores.objects, stores.outcomes, clock)
+        self._labelling = Loop(
+            lambda _: ground_truth.tick(),
+            [],
+            time.monotonic,
+            name="ground truth",
+            idle_wait_s=READ_GROUND_TRUTH_EVERY_S,
+        )
         services = Services(
             records=stores.records,
             buckets=stores.objects,
             objects=stores.objects,
             series=stores.series,
             logs=stores.logs,
+            outcomes=stores.outcomes,
             clock=clock,
             entropy=entropy,
             place=place,
             endpoint_url=facts["endpoint_url"],
-            nudge=self._loop.nudge,
+            nudge=self._nudge,
         )
         credentials = Credentials(settings.credentials_path)
         self._gateway = gateway = Gateway(
@@ -260,17 +275,24 @@ class Controller:
             )
         )
 
+    def _nudge(self) -> None:
+        """Tell every loop that reads records to look at them now."""
+        self._loop.nudge()
+        self._labelling.nudge()
+
     def run(self) -> None:
         """Serve until SIGTERM; workers run on."""
         Path("controller.sock").unlink(missing_ok=True)
         self._loop.start()
         self._collecting.start()
+        self._labelling.start()
         try:
             self._server.run()
         finally:
             self._gateway.close()
             self._own_calls.close()
             self._loop.stop()
+            self._labelling.stop()
             self._collecting.stop()
             self._collector.collect_once()  # what the routers completed when they ended
             self._publisher.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from understudy.capture.ground_truth import new_files, parse_ground_truth
+from understudy.capture.ground_truth import list_files, parse_ground_truth
 from understudy.capture.reader import NotARecord
 from understudy.core.outcomes import Value
 from understudy.stores.memory_objects import MemoryObjects
@@ -65,13 +65,12 @@ def test_what_is_no_label_says_why(bad: bytes) -> None:
         parse_ground_truth(bad, at_s=0.0, source="")
 
 
-def test_files_are_new_until_they_are_known_as_they_are() -> None:
+def test_empty_files_and_other_prefixes_are_left_out() -> None:
     objects = MemoryObjects(RealClock())
     objects.create_bucket("b")
-    first = objects.put("b", "gt/2026/01/01/00/0000.jsonl", [b"x"])
+    for number in range(1100):
+        objects.put("b", f"gt/{number:04}.jsonl", [b"x"])
     objects.put("b", "gt/empty", [b""])
     objects.put("b", "other/x", [b"x"])
-    assert [info.key for info in new_files(objects, "b", "gt/", {})] == [first.key]
-    assert list(new_files(objects, "b", "gt/", {first.key: first.etag})) == []
-    objects.put("b", first.key, [b"y"])
-    assert [info.key for info in new_files(objects, "b", "gt/", {first.key: first.etag})] == [first.key]
+    keys = [info.key for info in list_files(objects, "b", "gt/")]
+    assert keys == [f"gt/{number:04}.jsonl" for number in range(1100)]

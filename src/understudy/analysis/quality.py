@@ -103,7 +103,8 @@ def _f1(tp: int, fp: int, fn: int) -> Measure:
     if trials == 0:
         return Measure(None, 0)
     bounds = share_sequence(tp, trials)
-    return Measure(2 * tp / (2 * tp + fp + fn), trials, *(2 * j / (1 + j) for j in (bounds.low, bounds.high)))
+    low, high = 2 * bounds.low / (1 + bounds.low), 2 * bounds.high / (1 + bounds.high)
+    return Measure(2 * tp / (2 * tp + fp + fn), trials, low, high)
 
 
 def _with(value: float, count: int, interval: Interval, approximate: bool = False) -> Measure:

@@ -1,7 +1,7 @@
 """SageMaker's ground truth: JSON Lines below an S3 prefix, each the label of one captured request.
 
 Owns :func:`parse_ground_truth` (one line to an :class:`~understudy.core.outcomes.Outcome`) and
-:func:`new_files` (which files of a prefix have not been read yet).  Refuses a line that names no event or
+:func:`list_files` (the files of a prefix).  Refuses a line that names no event or
 no label, telling why; the lines around it count.
 
 A line is ``{"groundTruthData":{"data":"1","encoding":"CSV"},"eventMetadata":{"eventId":"57"},
@@ -105,15 +105,9 @@ def _label_of(data: Any, attribute: str | None) -> Any:
     raise ValueError("is one of several members; name it (attribute)")
 
 
-def new_files(objects: Objects, bucket: str, prefix: str, known: Mapping[str, str]) -> Iterator[ObjectInfo]:
-    """Yield the files of a prefix that have not been read as they are now, in order of their keys.
-
-    Args:
-        known: ETag by key of what was read.
-    """
+def list_files(objects: Objects, bucket: str, prefix: str) -> Iterator[ObjectInfo]:
+    """Yield the files of a prefix that are not empty, in order of their keys."""
     after = ""
     while page := objects.list(bucket, prefix, after, PAGE):
-        for info in page:
-            if info.size_bytes and known.get(info.key) != info.etag:
-                yield info
+        yield from (info for info in page if info.size_bytes)
         after = page[-1].key
