@@ -36,6 +36,7 @@ from understudy.worker import wire
 
 if TYPE_CHECKING:
     from understudy.dataplane.connection import ClientConnection
+    from understudy.dataplane.familiar import Familiar
     from understudy.dataplane.gate import Gate
     from understudy.dataplane.guard import Head
 
@@ -49,6 +50,7 @@ class Router:
 
     Attributes:
         heads: Unsigned invoke heads already read, by their bytes: a keep-alive client repeats itself.
+        familiar: The same for SDKs' heads, signed ones too, by what :func:`familiar.cut` leaves of them.
         stopping: Answers carry ``Connection: close``.
         reserved_bytes: Announced bodies that are still coming in.
     """
@@ -75,6 +77,7 @@ class Router:
         self.board = Switchboard(self, self.ledger, loop, on_table_change, self.tee)
         self._holding = Holding(loop, self._release)
         self.heads: dict[bytes, Head] = {}
+        self.familiar: dict[bytes, Familiar] = {}
         self.connections: set[ClientConnection] = set()
         self.stopping = False
         self.reserved_bytes = 0
