@@ -27,11 +27,13 @@ from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
 from understudy.aws.gateway import Gateway
+from understudy.aws.own_calls import OwnCalls
 from understudy.capture.collector import Collector
 from understudy.console.health import HealthFace
 from understudy.console.prometheus import UnderstudyCollector
 from understudy.control.endpoints import EndpointLoop
 from understudy.control.experiments import ExperimentLoop
+from understudy.control.ground_truth import GroundTruthLoop
 from understudy.control.loop import Chore, Loop
 from understudy.control.publisher import Publisher
 from understudy.control.recording import Recorder
@@ -40,6 +42,7 @@ from understudy.core.names import Place
 from understudy.core.ports import Query
 from understudy.operations.registry import OPERATIONS
 from understudy.operations.services import Services
+from understudy.operations.understudy.registry import OWN_CALLS
 from understudy.runtimes.artifacts import Artifacts
 from understudy.runtimes.containers import ContainerPreparation
 from understudy.runtimes.cpu_groups import CpuGroups
@@ -52,6 +55,7 @@ from understudy.stores.logs import FileLogs
 from understudy.stores.migrations import NewerDatabase
 from understudy.stores.objects import DiskObjects
 from understudy.stores.objects_s3 import S3Objects
+from understudy.stores.outcomes import SqliteOutcomes
 from understudy.stores.records import SqlRecords, open_records
 from understudy.stores.series import SqliteSeries
 from understudy.system import RealClock, RealEntropy
@@ -63,6 +67,7 @@ INDEX_LOGS_EVERY_S = 0.5  # how exact the times of log lines are
 INSTANCE_METRICS_EVERY_S = 5.0
 ROLL_UP_EVERY_S = 60.0
 COLLECT_EVERY_S = 2.0  # routers complete a segment of captured records as often
+READ_GROUND_TRUTH_EVERY_S = 5.0
 HEALTH_PATHS = frozenset({"/healthz", "/metrics", "/understudy/v1/status"})
 
 
@@ -74,11 +79,13 @@ class Stores:
     series: SqliteSeries
     logs: FileLogs
     objects: DiskObjects | S3Objects
+    outcomes: SqliteOutcomes
 
     def close(self) -> None:
         """Let go of files and connections."""
         self.records.close()
         self.series.close()
+        self.outcomes.close()
         if isinstance(self.objects, DiskObjects):
             self.objects.close()
 
@@ -105,6 +112,7 @@ def open_stores(settings: Settings, clock: RealClock, entropy: RealEntropy) -> S
         series=SqliteSeries(data / "series.db"),
         logs=FileLogs(data / "logs", clock),
         objects=objects,
+        outcomes=SqliteOutcomes(data / "outcomes.db"),
     )
 
 
@@ -203,17 +211,26 @@ class Controller:
             name="capture",
             idle_wait_s=COLLECT_EVERY_S,
         )
+        ground_truth = GroundTruthLoop(stores.records, stores.objects, stores.outcomes, clock)
+        self._labelling = Loop(
+            lambda _: ground_truth.tick(),
+            [],
+            time.monotonic,
+            name="ground truth",
+            idle_wait_s=READ_GROUND_TRUTH_EVERY_S,
+        )
         services = Services(
             records=stores.records,
             buckets=stores.objects,
             objects=stores.objects,
             series=stores.series,
             logs=stores.logs,
+            outcomes=stores.outcomes,
             clock=clock,
             entropy=entropy,
             place=place,
             endpoint_url=facts["endpoint_url"],
-            nudge=self._loop.nudge,
+            nudge=self._nudge,
         )
         credentials = Credentials(settings.credentials_path)
         self._gateway = gateway = Gateway(
@@ -222,6 +239,9 @@ class Controller:
             credentials.keys,
             "none" if settings.auth == "none" else "sigv4",
             signing_clock=RealClock(),  # signatures are real time, whatever the scale
+        )
+        self._own_calls = own_calls = OwnCalls(
+            services, OWN_CALLS, credentials.keys, settings.auth, signing_clock=RealClock()
         )
         collector = UnderstudyCollector(recorder, stores.records, self._runtime)
         health = HealthFace(
@@ -237,8 +257,12 @@ class Controller:
         pages = Starlette(routes=health.routes())
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
-            face = pages if scope["type"] == "http" and scope["path"] in HEALTH_PATHS else gateway
-            await face(scope, receive, send)
+            if scope["type"] == "http" and scope["path"] in HEALTH_PATHS:
+                await pages(scope, receive, send)
+            elif scope["type"] == "http" and own_calls.owns(scope["path"]):
+                await own_calls(scope, receive, send)
+            else:
+                await gateway(scope, receive, send)
 
         self._server = uvicorn.Server(
             uvicorn.Config(
@@ -254,16 +278,24 @@ class Controller:
             )
         )
 
+    def _nudge(self) -> None:
+        """Tell every loop that reads records to look at them now."""
+        self._loop.nudge()
+        self._labelling.nudge()
+
     def run(self) -> None:
         """Serve until SIGTERM; workers run on."""
         Path("controller.sock").unlink(missing_ok=True)
         self._loop.start()
         self._collecting.start()
+        self._labelling.start()
         try:
             self._server.run()
         finally:
             self._gateway.close()
+            self._own_calls.close()
             self._loop.stop()
+            self._labelling.stop()
             self._collecting.stop()
             self._collector.collect_once()  # what the routers completed when they ended
             self._publisher.close()

@@ -6,13 +6,14 @@ contract suite in ``tests/contracts`` that every implementation passes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from understudy.core.metrics import Bucket, Datum, SeriesKey
 from understudy.core.models import Container
+from understudy.core.outcomes import Added, KeptOutcome, Outcome, Tally
 
 
 class Clock(Protocol):
@@ -336,6 +337,35 @@ class Series(Protocol):
     def read(self, key: SeriesKey, start_s: int, end_s: int, period_s: int) -> list[Bucket]:
         """Return the non-empty periods that start in [start_s, end_s), merged per unit, aligned to the
         period's multiples since the epoch, in order of start."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+# --- outcomes ----------------------------------------------------------------------------------------
+
+
+class Outcomes(Protocol):
+    """Labels and other outcomes of requests.  What ``add`` returned from is on disk."""
+
+    def add(self, endpoint: str, outcomes: Sequence[Outcome], received_at_s: float) -> Added:
+        """Keep what is reported for the first time, count the rest; all of the batch or nothing."""
+        ...
+
+    def find(
+        self, endpoint: str, name: str, ids: Collection[str], subject: str = "id"
+    ) -> dict[str, KeptOutcome]:
+        """Return the outcomes of that name by id, of those ids that have one."""
+        ...
+
+    def after(self, endpoint: str, sequence: int, limit: int) -> list[KeptOutcome]:
+        """Return outcomes with a greater sequence, in order."""
+        ...
+
+    def tallies(self, endpoint: str) -> list[Tally]:
+        """Count reports, sorted by name and subject."""
         ...
 
     def close(self) -> None:
