@@ -45,6 +45,7 @@ from understudy.operations.services import Services
 from understudy.operations.understudy.registry import OWN_CALLS
 from understudy.runtimes.artifacts import Artifacts
 from understudy.runtimes.containers import ContainerPreparation
+from understudy.runtimes.cpu_groups import CpuGroups
 from understudy.runtimes.environments import Environments
 from understudy.runtimes.images import Images
 from understudy.runtimes.local import LocalRuntime
@@ -142,6 +143,8 @@ def build_runtime(
         entropy=entropy,
         place=place,
         lifeline_fd=lifeline_fd,
+        shadow_cpu_percent=settings.shadow_cpu_percent,
+        cpu_groups=CpuGroups(),
     )
 
 

@@ -444,6 +444,7 @@ class InstanceSpec:
         log_stream: ``VARIANT/...``; the group is the endpoint's.
         vcpus: Of the instance type: threads per model.
         memory_bytes: Of the instance type.
+        cpu_percent: The most that its processes may use together, 100 is one processor; 0: no ceiling.
     """
 
     instance_id: str
@@ -458,6 +459,7 @@ class InstanceSpec:
     startup_timeout_s: int
     download_timeout_s: int
     shadow: bool = False
+    cpu_percent: int = 0
 
 
 @dataclass(frozen=True)
