@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
 
-from understudy.analysis.shares import Counts
+from understudy.analysis.shares import Tallies
 
 TUNED_FOR = 5000  # examples at which the sequence is tightest; GrowthBook's default
 FEWEST_EXAMPLES = 200
@@ -43,7 +43,7 @@ class Difference:
     fewest_per_class: int | None = None
     control: float | None = None
     treatment: float | None = None
-    labelled: Counts = ()
+    labelled: Tallies = ()
 
     @property
     def enough(self) -> bool:

@@ -21,14 +21,14 @@ from understudy.analysis.bets import Bankroll, Unit, after_units
 from understudy.analysis.horizon import Look, looks_after
 from understudy.analysis.shares import (
     Bets,
-    Counts,
-    Stage,
+    Tallies,
+    Tally,
     bets_above,
     bets_below,
     bets_both,
     bets_within,
-    counts_from_json,
-    counts_of,
+    tallies_from_json,
+    tallies_of,
     log_evidence,
     log_mixture,
     log_rate_below,
@@ -56,6 +56,8 @@ class Question(StrEnum):
 
 
 QUESTIONS = tuple(Question)
+FOR_PRIMARY = (Question.SUPERIORITY, Question.NO_GAIN)
+FOR_GUARDRAIL = (Question.HARM, Question.NONINFERIORITY)
 # Both arms get requests as the shares say, or something is wrong with the assignment or the logging.
 SAMPLE_RATIO = bets_both((0.02, 0.05, 0.1, 0.2, 0.4, 0.8))
 SAMPLE_RATIO_ALPHA = 0.001
@@ -89,7 +91,7 @@ class MetricEvidence:
     Attributes:
         rule: What it is judged by.
         weights: One per question.
-        levels: Counts: of a rate or of pairs one; of a latency one per threshold, the rule's quantile last.
+        levels: Tallies: of a rate or of pairs one; of a latency one per threshold, the rule's quantile last.
         thresholds_us: Of a latency: edges of the sketch's buckets, fixed before use.
         won: Of a rate that bets on every request: logarithms won on those without the event, per alternative,
             on harm and on superiority.
@@ -100,7 +102,7 @@ class MetricEvidence:
 
     rule: MetricRule
     weights: Weights = _NOTHING
-    levels: tuple[Counts, ...] = ()
+    levels: tuple[Tallies, ...] = ()
     thresholds_us: tuple[float, ...] = ()
     won: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
     bankroll: Bankroll | None = None
@@ -108,7 +110,7 @@ class MetricEvidence:
     looks: tuple[Look, ...] = ()
 
     @property
-    def counts(self) -> Counts:
+    def counts(self) -> Tallies:
         """The counts that are shown: of a latency, above the rule's own threshold."""
         return self.levels[-1] if self.levels else ()
 
@@ -126,11 +128,11 @@ class RatioCheck:
     """
 
     name: str
-    counts: Counts = ()
+    counts: Tallies = ()
     weight: Weight = Weight()
 
 
-Observation = Counts | tuple[Counts, ...] | Sequence[Unit] | Difference
+Observation = Tallies | tuple[Tallies, ...] | Sequence[Unit] | Difference
 
 
 @dataclass(frozen=True)
@@ -149,11 +151,11 @@ class Batch:
 
     sequence: int
     identity: str = ""
-    rates: Mapping[str, Counts] = field(default_factory=dict)
-    latencies: Mapping[str, tuple[Counts, ...]] = field(default_factory=dict)
+    rates: Mapping[str, Tallies] = field(default_factory=dict)
+    latencies: Mapping[str, tuple[Tallies, ...]] = field(default_factory=dict)
     units: Mapping[str, Sequence[Unit]] = field(default_factory=dict)
     qualities: Mapping[str, Difference] = field(default_factory=dict)
-    checks: Mapping[str, Counts] = field(default_factory=dict)
+    checks: Mapping[str, Tallies] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -257,8 +259,15 @@ def advance(policy: Policy, evidence: Evidence, batch: Batch) -> Evidence:
     checks = {one.name: one for one in evidence.checks}
     for name, counts in batch.checks.items():
         checks[name] = _after_check(
-            checks.get(name, RatioCheck(name)), counts_of((*_counts(checks, name), *counts))
+            checks.get(name, RatioCheck(name)), tallies_of((*_counts(checks, name), *counts))
         )
+    for name, counts in batch.rates.items():
+        found = evidence.metric(name)
+        if found is not None and found.rule.measure is Measure.RATE:
+            key = f"counted:{name}"
+            checks[key] = _after_check(
+                checks.get(key, RatioCheck(key)), tallies_of((*_counts(checks, key), *counts))
+            )
     for name, quality in batch.qualities.items():
         if quality.labelled:
             key = f"labelled:{name}"
@@ -271,12 +280,12 @@ def advance(policy: Policy, evidence: Evidence, batch: Batch) -> Evidence:
     )
 
 
-def _counts(checks: Mapping[str, RatioCheck], name: str) -> Counts:
+def _counts(checks: Mapping[str, RatioCheck], name: str) -> Tallies:
     return checks[name].counts if name in checks else ()
 
 
-def _after_check(check: RatioCheck, counts: Counts) -> RatioCheck:
-    split = [Stage(one.stage, one.pi, one.control_requests, one.treatment_requests) for one in counts]
+def _after_check(check: RatioCheck, counts: Tallies) -> RatioCheck:
+    split = [Tally(one.stage, one.pi, one.control_requests, one.treatment_requests) for one in counts]
     return RatioCheck(check.name, counts, check.weight.after(log_evidence(split, SAMPLE_RATIO)))
 
 
@@ -305,6 +314,10 @@ def _after(policy: Policy, metric: MetricEvidence, given: Any) -> MetricEvidence
     return _after_rate(policy, metric, given)
 
 
+def _asked(policy: Policy, rule: MetricRule) -> tuple[Question, ...]:
+    return FOR_PRIMARY if rule == policy.primary else FOR_GUARDRAIL
+
+
 def _weighed(metric: MetricEvidence, logs: Sequence[float]) -> Weights:
     harm, noninferiority, superiority, no_gain = (
         weight.after(log_e) for weight, log_e in zip(metric.weights, logs, strict=True)
@@ -322,52 +335,59 @@ def bets_of(rule: MetricRule) -> tuple[Bets, Bets, Bets, Bets]:
     )
 
 
-def bad_first(rule: MetricRule, counts: Counts) -> Counts:
+def bad_first(rule: MetricRule, counts: Tallies) -> Tallies:
     """Turn counts so that a larger ratio is worse: successes are counted for the other arm."""
     return counts if rule.better == "lower" else swapped(counts)
 
 
 def rate_logs(
-    rule: MetricRule, counts: Counts, won: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
+    rule: MetricRule,
+    counts: Tallies,
+    won: tuple[tuple[float, ...], tuple[float, ...]] = ((), ()),
+    asked: tuple[Question, ...] = QUESTIONS,
 ) -> tuple[float, float, float, float]:
-    """Weigh the four answers about a rate, or about pairs.
+    """Weigh the answers about a rate, or about pairs.
 
     Args:
         won: On requests without the event; see :class:`MetricEvidence`.
+        asked: Others are left at 0.
 
     Returns:
-        Natural logarithms of e-values, one per question.
+        Natural logarithms of e-values, as ``QUESTIONS``.
     """
     harm, within, below, above = bets_of(rule)
     turned = bad_first(rule, counts)
-    noninferiority = log_evidence(turned, within)
-    if rule.acceptable_rate is not None:
-        absolute = log_rate_below(counts, rule.acceptable_rate)
-        noninferiority = log_mixture((noninferiority, absolute), (1.0 - ACCEPTABLE_WEIGHT, ACCEPTABLE_WEIGHT))
-    return (
-        log_evidence(turned, harm, won[0] or None),
-        noninferiority,
-        log_evidence(turned, below, won[1] or None),
-        log_evidence(turned, above),
-    )
+    logs = [0.0, 0.0, 0.0, 0.0]
+    if Question.HARM in asked:
+        logs[0] = log_evidence(turned, harm, won[0] or None)
+    if Question.NONINFERIORITY in asked:
+        logs[1] = log_evidence(turned, within)
+        if rule.acceptable_rate is not None:
+            absolute = log_rate_below(counts, rule.acceptable_rate)
+            logs[1] = log_mixture((logs[1], absolute), (1.0 - ACCEPTABLE_WEIGHT, ACCEPTABLE_WEIGHT))
+    if Question.SUPERIORITY in asked:
+        logs[2] = log_evidence(turned, below, won[1] or None)
+    if Question.NO_GAIN in asked:
+        logs[3] = log_evidence(turned, above)
+    return logs[0], logs[1], logs[2], logs[3]
 
 
-def _after_rate(policy: Policy, metric: MetricEvidence, batch: Counts) -> MetricEvidence:
+def _after_rate(policy: Policy, metric: MetricEvidence, batch: Tallies) -> MetricEvidence:
     rule = metric.rule
     before = metric.counts
     won = metric.won
     if rule.every_request:
         won = _won_after(rule, won, before, batch)
-    counts = counts_of((*before, *batch))
+    counts = tallies_of((*before, *batch))
     looks = metric.looks
     if policy.mode is Mode.HORIZON and policy.primary == rule and policy.horizon_requests is not None:
         looks = looks_after(looks, bad_first(rule, counts), policy.horizon_requests, policy.looks)
-    weights = _weighed(metric, rate_logs(rule, counts, won))
+    weights = _weighed(metric, rate_logs(rule, counts, won, _asked(policy, rule)))
     return replace(metric, weights=weights, levels=(counts,), won=won, looks=looks)
 
 
 def _won_after(
-    rule: MetricRule, won: tuple[tuple[float, ...], tuple[float, ...]], before: Counts, batch: Counts
+    rule: MetricRule, won: tuple[tuple[float, ...], tuple[float, ...]], before: Tallies, batch: Tallies
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Settle the bets on a batch's requests without the event, at the rate known before it."""
     events = sum(one.control_events + one.treatment_events for one in before)
@@ -386,7 +406,7 @@ def _won_after(
     return harm, better
 
 
-def latency_logs(rule: MetricRule, levels: Sequence[Counts]) -> tuple[float, float, float, float]:
+def latency_logs(rule: MetricRule, levels: Sequence[Tallies]) -> tuple[float, float, float, float]:
     """Weigh the four answers about a latency: harm by half on the rule's threshold, half on the early warning."""
     bets = bets_of(rule)
     own = [log_evidence(levels[-1], one) for one in bets]
@@ -400,13 +420,13 @@ def latency_logs(rule: MetricRule, levels: Sequence[Counts]) -> tuple[float, flo
     return own[0], own[1], own[2], own[3]
 
 
-def _after_latency(metric: MetricEvidence, batch: tuple[Counts, ...]) -> MetricEvidence:
+def _after_latency(metric: MetricEvidence, batch: tuple[Tallies, ...]) -> MetricEvidence:
     name = metric.rule.metric
     if not metric.thresholds_us:
         raise ValueError(f"{name} has no thresholds yet")
     if len(batch) != len(metric.thresholds_us):
         raise ValueError(f"{name} is counted above {len(metric.thresholds_us)} thresholds, not {len(batch)}")
-    levels = tuple(counts_of((*before, *new)) for before, new in zip(metric.levels, batch, strict=True))
+    levels = tuple(tallies_of((*before, *new)) for before, new in zip(metric.levels, batch, strict=True))
     return replace(metric, levels=levels, weights=_weighed(metric, latency_logs(metric.rule, levels)))
 
 
@@ -463,7 +483,7 @@ def evidence_from_json(data: Mapping[str, Any]) -> Evidence:
         restarts=data["restarts"],
         metrics=tuple(_metric_from_json(one) for one in data["metrics"]),
         checks=tuple(
-            RatioCheck(name, counts_from_json(counts), Weight(log_e, max_log_e))
+            RatioCheck(name, tallies_from_json(counts), Weight(log_e, max_log_e))
             for name, counts, log_e, max_log_e in data["checks"]
         ),
     )
@@ -477,12 +497,12 @@ def _metric_from_json(data: Mapping[str, Any]) -> MetricEvidence:
     return MetricEvidence(
         rule=rule,
         weights=(harm, noninferiority, superiority, no_gain),
-        levels=tuple(counts_from_json(one) for one in data["levels"]),
+        levels=tuple(tallies_from_json(one) for one in data["levels"]),
         thresholds_us=tuple(data["thresholds_us"]),
         won=(won_harm, won_better),
         bankroll=None if data["bankroll"] is None else Bankroll.from_json(data["bankroll"]),
         difference=None
         if difference is None
-        else Difference(**{**difference, "labelled": counts_from_json(difference["labelled"])}),
+        else Difference(**{**difference, "labelled": tallies_from_json(difference["labelled"])}),
         looks=tuple(Look(**one) for one in data["looks"]),
     )

@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from understudy.analysis.shares import Counts
+from understudy.analysis.shares import Tallies
 
 _POINTS = 96  # of Simpson's rule per look: constants are right to 1e-4
 
@@ -84,7 +84,7 @@ def _above(z: float) -> float:
     return 0.5 * math.erfc(z / math.sqrt(2.0))
 
 
-def score_z(counts: Counts) -> float:
+def score_z(counts: Tallies) -> float:
     """Return the score statistic of "not fewer in the treatment", given each stage's number of events."""
     expected = variance = seen = 0.0
     for one in counts:
@@ -96,7 +96,7 @@ def score_z(counts: Counts) -> float:
 
 
 def looks_after(
-    looks: tuple[Look, ...], counts: Counts, horizon_requests: int, planned: int
+    looks: tuple[Look, ...], counts: Tallies, horizon_requests: int, planned: int
 ) -> tuple[Look, ...]:
     """Add a look if its time has come; what comes after the horizon is not looked at."""
     requests = sum(one.control_requests + one.treatment_requests for one in counts)

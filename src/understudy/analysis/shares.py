@@ -6,7 +6,7 @@ the rate itself is and however it drifts.  So errors, conversions, slow answers,
 disagreements of two models are one test: exact, valid at every look and through every ramp (a stage per share),
 with two integers per stage as its whole state.
 
-Owns the counts (:class:`Stage`), their merging, the e-values (:func:`log_evidence`), the bets on requests
+Owns the counts (:class:`Tally`), their merging, the e-values (:func:`log_evidence`), the bets on requests
 without an event (:func:`log_without_event`) and the confidence sequence of the ratio (:func:`ratio_interval`).
 Refuses to look at time: what is counted, and when, is the caller's.
 
@@ -21,7 +21,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 # Multiples of log(MDE), and their weights: near the best at the MDE, and at half and twice of it.
 STEPS = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
@@ -34,7 +34,7 @@ _PRIOR_TOTAL = sum(weight for _, weight in _PRIOR)
 
 
 @dataclass(frozen=True)
-class Stage:
+class Tally:
     """What was counted while the shares stayed the same.
 
     Attributes:
@@ -58,10 +58,10 @@ class Stage:
         if any(isinstance(count, bool) or not isinstance(count, int) or count < 0 for count in counts):
             raise ValueError("a stage's counts are whole numbers and not negative")
 
-    def __add__(self, other: Stage) -> Stage:
+    def __add__(self, other: Tally) -> Tally:
         if (self.stage, self.pi) != (other.stage, other.pi):
             raise ValueError(f"stage {self.stage} has two shares: {self.pi} and {other.pi}")
-        return Stage(
+        return Tally(
             self.stage,
             self.pi,
             self.control_events + other.control_events,
@@ -70,9 +70,9 @@ class Stage:
             self.treatment_requests + other.treatment_requests,
         )
 
-    def swapped(self) -> Stage:
+    def swapped(self) -> Tally:
         """Exchange the arms: the ratio becomes its inverse."""
-        return Stage(
+        return Tally(
             self.stage,
             1.0 - self.pi,
             self.treatment_events,
@@ -93,30 +93,48 @@ class Stage:
         ]
 
 
-Counts = tuple[Stage, ...]
+Tallies = tuple[Tally, ...]
 
 
-def counts_of(stages: Iterable[Stage]) -> Counts:
+class Events(Protocol):
+    """What an e-value is computed from; expected events, to plan with, need not be whole."""
+
+    @property
+    def pi(self) -> float: ...
+    @property
+    def control_events(self) -> float: ...
+    @property
+    def treatment_events(self) -> float: ...
+
+
+class Chances(Events, Protocol):
+    """Events and what they are of."""
+
+    @property
+    def treatment_requests(self) -> float: ...
+
+
+def tallies_of(stages: Iterable[Tally]) -> Tallies:
     """Merge counts, in any order: one stage per id, in the ids' order.
 
     Raises:
         ValueError: a stage has two shares.
 
-    >>> counts_of([Stage(1, 0.5, 1), Stage(1, 0.5, 2)])[0].control_events
+    >>> tallies_of([Tally(1, 0.5, 1), Tally(1, 0.5, 2)])[0].control_events
     3
     """
-    merged: dict[int, Stage] = {}
+    merged: dict[int, Tally] = {}
     for one in stages:
         merged[one.stage] = merged[one.stage] + one if one.stage in merged else one
     return tuple(merged[stage] for stage in sorted(merged))
 
 
-def counts_from_json(data: Any) -> Counts:
-    """Read a list of what :meth:`Stage.to_json` wrote."""
-    return counts_of(Stage(*one) for one in data)
+def tallies_from_json(data: Any) -> Tallies:
+    """Read a list of what :meth:`Tally.to_json` wrote."""
+    return tallies_of(Tally(*one) for one in data)
 
 
-def swapped(counts: Counts) -> Counts:
+def swapped(counts: Tallies) -> Tallies:
     """Exchange the arms in every stage."""
     return tuple(one.swapped() for one in counts)
 
@@ -178,7 +196,7 @@ def _steps(bets: Bets, pi: float) -> tuple[tuple[float, float], ...]:
     return tuple(steps)
 
 
-def log_evidence(counts: Sequence[Stage], bets: Bets, without_event: Sequence[float] | None = None) -> float:
+def log_evidence(counts: Sequence[Events], bets: Bets, without_event: Sequence[float] | None = None) -> float:
     """Weigh the null hypothesis of some bets.
 
     Args:
@@ -188,7 +206,7 @@ def log_evidence(counts: Sequence[Stage], bets: Bets, without_event: Sequence[fl
     Returns:
         Natural logarithm of the e-value.
 
-    >>> round(math.exp(log_evidence([Stage(1, 0.1, 0, 4)], bets_above(1.0, 3.0))))
+    >>> round(math.exp(log_evidence([Tally(1, 0.1, 0, 4)], bets_above(1.0, 3.0))))
     488
     """
     logs = [0.0] * len(bets.ratios) if without_event is None else list(without_event)
@@ -205,12 +223,13 @@ def log_mixture(logs: Sequence[float], weights: Sequence[float]) -> float:
     largest = max(logs)
     if largest == -math.inf:
         return -math.inf
-    return largest + math.log(
-        sum(weight * math.exp(one - largest) for one, weight in zip(logs, weights, strict=True))
-    )
+    total = 0.0
+    for one, weight in zip(logs, weights, strict=True):
+        total += weight * math.exp(one - largest)
+    return largest + math.log(total)
 
 
-def log_without_event(batch: Sequence[Stage], bets: Bets, rate: float) -> tuple[float, ...]:
+def log_without_event(batch: Sequence[Tally], bets: Bets, rate: float) -> tuple[float, ...]:
     """Return what a batch's requests without an event add to the logarithm, per alternative.
 
     The null must be a ratio of 1: then the expected factor of a request is 1 + c*(p_t - p_c) with c >= 0 for
@@ -237,7 +256,7 @@ def log_without_event(batch: Sequence[Stage], bets: Bets, rate: float) -> tuple[
     return tuple(won)
 
 
-def log_rate_below(counts: Sequence[Stage], limit: float) -> float:
+def log_rate_below(counts: Sequence[Chances], limit: float) -> float:
     """Weigh that the treatment's own rate is at or above ``limit``; large when it is far below.
 
     Bets on rates of 0, a half and nine tenths of the limit.  The rate may change with time as long as it stays at or
@@ -246,7 +265,7 @@ def log_rate_below(counts: Sequence[Stage], limit: float) -> float:
     Returns:
         Natural logarithm of the e-value.
 
-    >>> round(math.exp(log_rate_below([Stage(1, 0.5, 0, 0, 0, 3000)], 0.001)), 1)
+    >>> round(math.exp(log_rate_below([Tally(1, 0.5, 0, 0, 0, 3000)], 0.001)), 1)
     10.1
     """
     events = sum(one.treatment_events for one in counts)
@@ -258,7 +277,7 @@ def log_rate_below(counts: Sequence[Stage], limit: float) -> float:
     return log_mixture(logs, (0.4, 0.4, 0.2))
 
 
-def log_likelihood(counts: Sequence[Stage], log_ratio: float) -> float:
+def log_likelihood(counts: Sequence[Events], log_ratio: float) -> float:
     """Return the log likelihood of a ratio, given how many events there were in each stage."""
     ratio = math.exp(log_ratio)
     total = 0.0
@@ -269,19 +288,19 @@ def log_likelihood(counts: Sequence[Stage], log_ratio: float) -> float:
     return total
 
 
-def estimate_ratio(counts: Sequence[Stage]) -> float | None:
+def estimate_ratio(counts: Sequence[Events]) -> float | None:
     """Return the most likely ratio; None without events in both arms."""
     if not any(one.control_events for one in counts) or not any(one.treatment_events for one in counts):
         return None
     return math.exp(_most_likely(counts))
 
 
-def ratio_interval(counts: Sequence[Stage], alpha: float = 0.05) -> tuple[float, float]:
+def ratio_interval(counts: Sequence[Events], alpha: float = 0.05) -> tuple[float, float]:
     """Return a confidence sequence's interval for the ratio: it covers at all looks together.
 
     Assumes one ratio in all stages; if it changes, the interval is of an average.
 
-    >>> [round(one, 2) for one in ratio_interval([Stage(1, 0.1, 91, 11)])]
+    >>> [round(one, 2) for one in ratio_interval([Tally(1, 0.1, 91, 11)])]
     [0.38, 2.49]
     """
     mixture = log_mixture(
@@ -295,7 +314,7 @@ def ratio_interval(counts: Sequence[Stage], alpha: float = 0.05) -> tuple[float,
     return (0.0 if low is None else math.exp(low)), (math.inf if high is None else math.exp(high))
 
 
-def _most_likely(counts: Sequence[Stage]) -> float:
+def _most_likely(counts: Sequence[Events]) -> float:
     """Return the logarithm of the ratio with the largest likelihood, which is concave in it."""
 
     def slope(log_ratio: float) -> float:
@@ -316,7 +335,7 @@ def _most_likely(counts: Sequence[Stage]) -> float:
     return (low + high) / 2.0
 
 
-def _crossing(counts: Sequence[Stage], needed: float, inside: float, outside: float) -> float | None:
+def _crossing(counts: Sequence[Events], needed: float, inside: float, outside: float) -> float | None:
     """Find where the likelihood falls to ``needed`` between two points; None when it does not."""
     if log_likelihood(counts, outside) >= needed:
         return None
@@ -350,4 +369,4 @@ def excess_evidence(
     >>> round(excess_evidence(0, 0), 6), excess_evidence(20, 2) > math.log(20) > excess_evidence(20, 18)
     (0.0, True)
     """
-    return log_evidence((Stage(0, share, control_events, events),), bets_above(1.0, smallest_ratio))
+    return log_evidence((Tally(0, share, control_events, events),), bets_above(1.0, smallest_ratio))
