@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from understudy.analysis.answers import Answer, text_of_answer, value_of_answer
-from understudy.analysis.evidence import excess_evidence
+from understudy.analysis.shares import excess_evidence
 from understudy.analysis.fields import Difference, Tolerance, differences
 
 ALPHA = 0.05
