@@ -27,13 +27,13 @@ from understudy.analysis.shares import (
     bets_below,
     bets_both,
     bets_within,
-    tallies_from_json,
-    tallies_of,
     log_evidence,
     log_mixture,
     log_rate_below,
     log_without_event,
     swapped,
+    tallies_from_json,
+    tallies_of,
 )
 from understudy.core.policies import (
     ACCEPTABLE_WEIGHT,
