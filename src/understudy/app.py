@@ -31,15 +31,19 @@ from understudy.aws.own_calls import OwnCalls
 from understudy.capture.collector import Collector
 from understudy.console.health import HealthFace
 from understudy.console.prometheus import UnderstudyCollector
+from understudy.control.alarm_actions import ActionDelivery
+from understudy.control.alarms import AlarmLoop
 from understudy.control.endpoints import EndpointLoop
 from understudy.control.experiments import ExperimentLoop
 from understudy.control.ground_truth import GroundTruthLoop
 from understudy.control.loop import Chore, Loop
 from understudy.control.publisher import Publisher
 from understudy.control.recording import Recorder
+from understudy.core.alarm_transitions import ActionRules
 from understudy.core.endpoints import Endpoint
 from understudy.core.names import Place
 from understudy.core.ports import Query
+from understudy.core.webhooks import parse_webhooks
 from understudy.operations.registry import OPERATIONS
 from understudy.operations.services import Services
 from understudy.operations.understudy.registry import OWN_CALLS
@@ -66,6 +70,8 @@ log = logging.getLogger(__name__)
 INDEX_LOGS_EVERY_S = 0.5  # how exact the times of log lines are
 INSTANCE_METRICS_EVERY_S = 5.0
 ROLL_UP_EVERY_S = 60.0
+ALARMS_EVERY_S = 0.1  # how soon after it is due an alarm is looked at
+DELIVER_EVERY_S = 0.5
 COLLECT_EVERY_S = 2.0  # routers complete a segment of captured records as often
 READ_GROUND_TRUTH_EVERY_S = 5.0
 HEALTH_PATHS = frozenset({"/healthz", "/metrics", "/understudy/v1/status"})
@@ -219,6 +225,41 @@ class Controller:
             name="ground truth",
             idle_wait_s=READ_GROUND_TRUTH_EVERY_S,
         )
+        webhooks = parse_webhooks(settings.alarm_webhooks)
+        self._delivery = ActionDelivery(stores.records, clock, webhooks, time_scale=settings.time_scale)
+        self._delivering = Loop(
+            lambda reread: self._delivery.tick(reread=reread),
+            [],
+            time.monotonic,
+            name="webhooks",
+            idle_wait_s=DELIVER_EVERY_S,
+        )
+
+        def alarms_changed() -> None:
+            self._loop.nudge()  # rollouts that an alarm guards
+            self._delivering.nudge()
+
+        alarms = AlarmLoop(
+            stores.records,
+            stores.series,
+            clock,
+            ActionRules(place, facts["endpoint_url"], webhooks),
+            alarms_changed,
+            time_scale=settings.time_scale,
+        )
+        # A thread of its own: reading many metrics keeps no rollout waiting.
+        self._alarming = Loop(
+            lambda reread: alarms.tick(reread=reread),
+            [],
+            time.monotonic,
+            name="alarms",
+            idle_wait_s=ALARMS_EVERY_S,
+        )
+
+        def nudge_alarms() -> None:
+            self._alarming.nudge()
+            self._delivering.nudge()
+
         services = Services(
             records=stores.records,
             buckets=stores.objects,
@@ -231,6 +272,8 @@ class Controller:
             place=place,
             endpoint_url=facts["endpoint_url"],
             nudge=self._nudge,
+            nudge_alarms=nudge_alarms,
+            webhooks=webhooks,
         )
         credentials = Credentials(settings.credentials_path)
         self._gateway = gateway = Gateway(
@@ -289,6 +332,8 @@ class Controller:
         self._loop.start()
         self._collecting.start()
         self._labelling.start()
+        self._delivering.start()
+        self._alarming.start()
         try:
             self._server.run()
         finally:
@@ -297,6 +342,9 @@ class Controller:
             self._loop.stop()
             self._labelling.stop()
             self._collecting.stop()
+            self._alarming.stop()
+            self._delivering.stop()
+            self._delivery.close()
             self._collector.collect_once()  # what the routers completed when they ended
             self._publisher.close()
             self._runtime.close()

@@ -165,8 +165,21 @@ class Records(Protocol):
         """
         ...
 
-    def events(self, subject: str | None, after_sequence: int, limit: int) -> list[Event]:
-        """Read the audit trail in order; ``subject`` None reads all."""
+    def events(
+        self,
+        subject: str | None,
+        after_sequence: int,
+        limit: int,
+        *,
+        kinds: Collection[str] = (),
+        newest_first: bool = False,
+    ) -> list[Event]:
+        """Read the audit trail in order; ``subject`` None reads all.
+
+        Args:
+            kinds: Only events of these kinds; empty for all.
+            newest_first: Read backwards: from before ``after_sequence``, or from the end where it is 0.
+        """
         ...
 
     def close(self) -> None:
