@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from understudy.core.names import Place
-from understudy.core.ports import Buckets, Clock, Entropy, Logs, Objects, Records, Series
+from understudy.core.ports import (
+    Assignments,
+    Buckets,
+    Clock,
+    Entropy,
+    Evidence,
+    Logs,
+    Objects,
+    Records,
+    Series,
+    Stages,
+)
 
 
 @dataclass(frozen=True)
@@ -24,6 +35,9 @@ class Services:
     objects: Objects
     series: Series
     logs: Logs
+    stages: Stages
+    evidence: Evidence
+    assignments: Assignments
     clock: Clock
     entropy: Entropy
     place: Place
