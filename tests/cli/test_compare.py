@@ -31,6 +31,7 @@ from understudy.stores.memory_assignments import MemoryAssignments
 from understudy.stores.memory_evidence import MemoryEvidence
 from understudy.stores.memory_logs import MemoryLogs
 from understudy.stores.memory_objects import MemoryObjects
+from understudy.stores.memory_outcomes import MemoryOutcomes
 from understudy.stores.memory_series import MemorySeries
 from understudy.system import RealClock, RealEntropy
 
@@ -82,7 +83,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CaptureServer]:
         services = Services(
             records=MemoryRecords(), buckets=objects, objects=objects, series=MemorySeries(),
             logs=MemoryLogs(), stages=MemoryEvidence(), evidence=MemoryEvidence(),
-            assignments=MemoryAssignments(), clock=clock, entropy=RealEntropy(), place=Place(),
+            assignments=MemoryAssignments(), outcomes=MemoryOutcomes(), clock=clock, entropy=RealEntropy(), place=Place(),
             endpoint_url=url, nudge=lambda: None,
         )  # fmt: skip
         gateway = Gateway(services, OPERATIONS, lambda: KEYS, "sigv4")

@@ -97,6 +97,7 @@ def face(tmp_path: Path) -> Iterator[Face]:
         stages=unused,
         evidence=unused,
         assignments=unused,
+        outcomes=unused,
         clock=clock,
         entropy=RealEntropy(),
         place=Place(),

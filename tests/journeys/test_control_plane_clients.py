@@ -76,6 +76,7 @@ def face(tmp_path: Path) -> Iterator[Face]:
         stages=cast(Any, None),
         evidence=cast(Any, None),
         assignments=cast(Any, None),
+        outcomes=cast(Any, None),
         clock=clock,
         entropy=RealEntropy(),
         place=Place(),

@@ -67,6 +67,7 @@ def _served(root: Path) -> Iterator[str]:
         stages=unused,
         evidence=unused,
         assignments=unused,
+        outcomes=unused,
         clock=_Clock(),
         entropy=_Entropy(),
         place=Place(),

@@ -54,6 +54,7 @@ def services(series: Series) -> Services:
         stages=unused,
         evidence=unused,
         assignments=unused,
+        outcomes=unused,
         clock=FixedClock(),
         entropy=unused,
         place=Place(),

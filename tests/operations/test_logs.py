@@ -71,6 +71,7 @@ def services(store: tuple[Logs, Write]) -> Services:
         stages=unused,
         evidence=unused,
         assignments=unused,
+        outcomes=unused,
         clock=FixedClock(),
         entropy=unused,
         place=Place(),

@@ -66,6 +66,7 @@ def _services(store: Any, clock: _Clock, region: str = "us-east-1") -> Services:
         stages=unused,
         evidence=unused,
         assignments=unused,
+        outcomes=unused,
         clock=clock,
         entropy=_Entropy(),
         place=Place(region=region),

@@ -29,6 +29,7 @@ def services(place: Place) -> Services:
         stages=cast(Any, None),
         evidence=cast(Any, None),
         assignments=cast(Any, None),
+        outcomes=NOTHING,
         clock=NOTHING,
         entropy=NOTHING,
         place=place,

@@ -41,6 +41,7 @@ class Variant:
     Attributes:
         share: 1 / instances, for InvocationsPerInstance; 0.0 without instances.
         templates: Success templates by a worker's answer head.
+        refusal: Template of the answer to a request that finds the queues full; made with the first.
     """
 
     __slots__ = (
@@ -50,6 +51,7 @@ class Variant:
         "links",
         "name",
         "only_link",
+        "refusal",
         "share",
         "tally",
         "templates",
@@ -78,6 +80,7 @@ class Variant:
             endpoint, route.name, route.config_name, fleet=fleet, stage=stage, source=source
         )
         self.templates: dict[bytes, bytes] = {}
+        self.refusal = b""
         self._turn = 0
 
     def counted_by(self, counter: Counter) -> Variant:

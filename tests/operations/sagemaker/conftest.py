@@ -135,6 +135,7 @@ class Caller:
             stages=cast(Any, None),
             evidence=cast(Any, None),
             assignments=cast(Any, None),
+            outcomes=cast(Any, None),
             clock=self.clock,
             entropy=CountingEntropy(),
             place=self.place,

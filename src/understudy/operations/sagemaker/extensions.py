@@ -46,7 +46,33 @@ class Units:
         return f"{SESSION} or {ATTRIBUTE}NAME"
 
 
-Values = Words | Units
+@dataclass(frozen=True)
+class WholeNumbers:
+    """Values that are whole numbers within bounds, both included."""
+
+    lowest: int
+    highest: int
+
+    def allows(self, value: str) -> bool:
+        """Tell whether a tag can have this value: digits only, as every reader understands them.
+
+        >>> [WholeNumbers(0, 10).allows(value) for value in ("0", "10", "11", "-1", "1.5", "01", "")]
+        [True, True, False, False, False, False, False]
+        """
+        return value.isascii() and value.isdigit() and str(int(value)) == value and self._holds(int(value))
+
+    def _holds(self, number: int) -> bool:
+        return self.lowest <= number <= self.highest
+
+    def told(self) -> str:
+        """Name the values for an error message."""
+        return f"{self.lowest}...{self.highest}"
+
+
+Values = Words | WholeNumbers | Units
+
+# Below 5 % of a processor a worker would answer no ping for seconds; above 64 processors nobody asked.
+SHADOW_CPU_PERCENT = WholeNumbers(5, 6400)
 
 # Per kind of resource: the name without its prefix, and the values it can have.
 EXTENSIONS: dict[str, dict[str, Values]] = {
@@ -55,6 +81,8 @@ EXTENSIONS: dict[str, dict[str, Values]] = {
         "shadows": Words(("many",)),
         # An answer leaves after its captured record is on disk; AWS's capture is best effort.
         "capture": Words(("durable",)),
+        # The most that each instance of a shadow may use of the processors; 100 is one of them.
+        "shadow-cpu-percent": SHADOW_CPU_PERCENT,
     },
     ENDPOINT: {
         # The same user, or session, is answered by the same variant.
@@ -63,8 +91,11 @@ EXTENSIONS: dict[str, dict[str, Values]] = {
         # sticky endpoint.
         "assignments": Words((LOG_ALL, LOG_OFF)),
     },
-    # Of the capture that the test's DataStorageConfig asks for.
-    EXPERIMENT: {"capture": Words(("durable",))},
+    EXPERIMENT: {
+        # Of the capture that the test's DataStorageConfig asks for.
+        "capture": Words(("durable",)),
+        "shadow-cpu-percent": SHADOW_CPU_PERCENT,
+    },
 }
 
 
