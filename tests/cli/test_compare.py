@@ -83,8 +83,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CaptureServer]:
         services = Services(
             records=MemoryRecords(), buckets=objects, objects=objects, series=MemorySeries(),
             logs=MemoryLogs(), stages=MemoryEvidence(), evidence=MemoryEvidence(),
-            assignments=MemoryAssignments(), outcomes=MemoryOutcomes(), clock=clock, entropy=RealEntropy(), place=Place(),
-            endpoint_url=url, nudge=lambda: None,
+            assignments=MemoryAssignments(), outcomes=MemoryOutcomes(), clock=clock,
+            entropy=RealEntropy(), place=Place(), endpoint_url=url, nudge=lambda: None,
         )  # fmt: skip
         gateway = Gateway(services, OPERATIONS, lambda: KEYS, "sigv4")
         server = uvicorn.Server(uvicorn.Config(gateway, log_level="warning", access_log=False))
