@@ -29,6 +29,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from understudy.core.assignment import logged_requests
 from understudy.core.endpoints import Endpoint, EndpointStatus, Fleet, FleetVariant, PendingUpdate
 from understudy.core.ports import InstanceStatus
 from understudy.core.routing import EndpointRoute, InstanceRoute, ShadowRoute, VariantRoute, shadow_share
@@ -203,6 +204,7 @@ def route_of(endpoint: Endpoint, instances: Iterable[InstanceView]) -> EndpointR
                 instances=_instance_routes(variant, ready),
                 timeout_s=MODEL_TIMEOUT_S,
                 containers=_hostnames(variant),
+                fleet_id=fleet.fleet_id,
             )
             for variant in production
         ),
@@ -219,6 +221,8 @@ def route_of(endpoint: Endpoint, instances: Iterable[InstanceView]) -> EndpointR
             if variant.shadow
         ),
         capture=fleet.capture,
+        sticky=endpoint.extensions.get("sticky", ""),
+        assignments=logged_requests(endpoint.extensions),
     )
 
 

@@ -33,6 +33,7 @@ class VariantRoute:
         weight: Non-negative; 0.0 gets exactly none.
         config_name: For the EndpointConfigName dimension.
         timeout_s: How long the model may take (60 as on AWS).
+        fleet_id: Whose instances they are: blue's or green's.
     """
 
     name: str
@@ -41,6 +42,7 @@ class VariantRoute:
     instances: tuple[InstanceRoute, ...] = ()
     timeout_s: float = 60.0
     containers: tuple[str, ...] = ("primary",)
+    fleet_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,12 +95,19 @@ class EndpointRoute:
         variants: Production variants: who may answer.
         shadows: Who gets copies.
         capture: None: nothing is kept.
+        stage: Number of the stage (``core.stages``) that this route belongs to; 0: of none.
+        sticky: What the endpoint's units are (``core.assignment``); empty: every request is drawn.
+        assignments: Which requests are logged with their assignment: ``all``, ``identified`` (those with an
+            InferenceId) or ``off``.
     """
 
     name: str
     variants: tuple[VariantRoute, ...]
     shadows: tuple[ShadowRoute, ...] = ()
     capture: CaptureRoute | None = None
+    stage: int = 0
+    sticky: str = ""
+    assignments: str = "off"
 
     def instances(self) -> Iterator[InstanceRoute]:
         """Yield every instance that gets requests or copies of them."""

@@ -12,17 +12,20 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from understudy.core.routing import EndpointRoute, RoutingTable, ShadowRoute, VariantRoute
-from understudy.dataplane.accounting import Ledger
+from understudy.core.stages import Source
+from understudy.dataplane.accounting import Counter, Key, Ledger
+from understudy.dataplane.assignment import Sticky
 from understudy.dataplane.instances import Desk, InstanceLink
 
 if TYPE_CHECKING:
+    from understudy.dataplane.assignment import AssignmentLog, EndpointLog
     from understudy.dataplane.tee import Branch, Tee
 
 MAX_TEMPLATES = 256
@@ -30,6 +33,10 @@ MAX_TEMPLATES = 256
 
 class Variant:
     """One variant as the request path needs it.
+
+    Args:
+        stage: Of the table.
+        source: Who chose it (``core.stages.Source``); empty for shadows.
 
     Attributes:
         share: 1 / instances, for InvocationsPerInstance; 0.0 without instances.
@@ -52,7 +59,14 @@ class Variant:
     )
 
     def __init__(
-        self, route: VariantRoute | ShadowRoute, endpoint: str, links: list[InstanceLink], ledger: Ledger
+        self,
+        route: VariantRoute | ShadowRoute,
+        endpoint: str,
+        links: list[InstanceLink],
+        ledger: Ledger,
+        *,
+        stage: int = 0,
+        source: str = "",
     ) -> None:
         self.name = route.name
         self.config_name = route.config_name
@@ -61,10 +75,21 @@ class Variant:
         self.only_link = links[0] if len(links) == 1 else None
         self.share = 1.0 / len(links) if links else 0.0
         self.timeout_ns = int(route.timeout_s * 1e9)
-        self.tally = ledger.tally(endpoint, route.name, route.config_name)
+        fleet = route.fleet_id if isinstance(route, VariantRoute) else ""
+        self.tally: Counter = ledger.tally(
+            endpoint, route.name, route.config_name, fleet=fleet, stage=stage, source=source
+        )
         self.templates: dict[bytes, bytes] = {}
         self.refusal = b""
         self._turn = 0
+
+    def counted_by(self, counter: Counter) -> Variant:
+        """Return the same variant, whose requests are counted elsewhere."""
+        other = Variant.__new__(Variant)
+        for name in Variant.__slots__:
+            setattr(other, name, getattr(self, name))
+        other.tally = counter
+        return other
 
     def choose_link(self, avoid: InstanceLink | None = None) -> InstanceLink | None:
         """Pick the instance with the fewest requests outstanding, ready ones before all others.
@@ -96,16 +121,30 @@ class Endpoint:
     """One endpoint as the request path needs it.
 
     Attributes:
-        only: The variant that answers everything untargeted, when just one has weight.
+        targets: Variants by name, counted as named by the caller.
+        sticky: Chooses by the request's unit; None: every request is drawn.
+        only: The variant that answers everything drawn, when just one has weight.
         branch: Shadows and capture; None without.
+        log: Keeps who was assigned what; None where no request is logged.
     """
 
-    __slots__ = ("_positive", "_total", "branch", "name", "only", "variants")
+    __slots__ = ("_positive", "_total", "branch", "log", "name", "only", "sticky", "targets", "variants")
 
-    def __init__(self, route: EndpointRoute, variants: list[Variant], branch: Branch | None = None) -> None:
+    def __init__(
+        self,
+        route: EndpointRoute,
+        variants: list[Variant],
+        branch: Branch | None = None,
+        log: EndpointLog | None = None,
+    ) -> None:
         self.name = route.name
         self.branch = branch
+        self.log = log
         self.variants = {variant.name: variant for variant in variants}
+        self.targets = {
+            variant.name: variant.counted_by(variant.tally.of_source(Source.TARGET)) for variant in variants
+        }
+        self.sticky = Sticky(route, variants) if route.sticky else None
         self._positive = [
             (one.weight, variant)
             for one, variant in zip(route.variants, variants, strict=True)
@@ -113,6 +152,14 @@ class Endpoint:
         ]
         self._total = sum(one.weight for one in route.variants)
         self.only = self._positive[0][1] if len(self._positive) == 1 else None
+
+    def keys(self) -> Iterator[Key]:
+        """Name everything that its requests may be counted in."""
+        for variant in (*self.variants.values(), *self.targets.values()):
+            yield variant.tally.key
+        if self.sticky is not None:
+            for variant in self.sticky.variants:
+                yield variant.tally.key
 
     def choose(self, draw: float) -> Variant | None:
         """Pick by weight, as ``core.routing.choose_variant`` does; None when no weight is positive."""
@@ -141,9 +188,11 @@ class Switchboard:
         loop: asyncio.AbstractEventLoop,
         on_change: Callable[[], None],
         tee: Tee | None = None,
+        log: AssignmentLog | None = None,
     ) -> None:
         self._desk = desk
         self._tee = tee
+        self._log = log
         self._ledger = ledger
         self._loop = loop
         self._on_change = on_change
@@ -159,18 +208,21 @@ class Switchboard:
             return
         links: dict[str, InstanceLink] = {}
         endpoints: dict[str, Endpoint] = {}
-        keys = set()
+        keys: set[Key] = set()
         for route in table.endpoints.values():
             variants = []
             for variant in route.variants:
                 mine = [self._link(links, one.instance_id, one.address) for one in variant.instances]
-                keys.add((route.name, variant.name, variant.config_name))
-                variants.append(Variant(variant, route.name, mine, self._ledger))
+                variants.append(
+                    Variant(variant, route.name, mine, self._ledger, stage=route.stage, source=Source.WEIGHT)
+                )
             branch = None
             if self._tee is not None:
                 branch = self._tee.branch(route, functools.partial(self._shadow_links, links))
-                keys.update((route.name, one.name, one.config_name) for one in route.shadows)
-            endpoints[route.name] = Endpoint(route, variants, branch)
+                keys.update(Key(route.name, one.name, one.config_name) for one in route.shadows)
+            log = None if self._log is None else self._log.of_endpoint(route)
+            endpoints[route.name] = endpoint = Endpoint(route, variants, branch, log)
+            keys.update(endpoint.keys())
         gone = [link for link in self.links.values() if links.get(link.instance_id) is not link]
         self.endpoints, self.links, self.table, self.known = endpoints, links, table, True
         self._ledger.keep_only(keys)
