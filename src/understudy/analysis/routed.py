@@ -1,8 +1,8 @@
 """From what routers counted to what evidence is advanced by.
 
 Owns which rows count: of both arms, assigned at random, in a stage whose share is known, after the warm-up.
-Refuses to guess: requests that named their variant are excluded and counted, those of no known stage are told.
-Pure: :func:`take_rows` gives the next state of a judgement.
+Refuses to guess: requests that named their variant are excluded and counted, those of no known stage are
+told.  Pure: :func:`take_rows` gives the next state of a judgement.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One judgement brought up to date with the logs: the steps shared by the loop and by whoever asks ad hoc.
 
-Owns :class:`Judge`.  It writes nothing: what it returns is to be committed whole, so that positions in the logs
-and evidence stay together and nothing counts twice.
+Owns :class:`Judge`.  It writes nothing: what it returns is to be committed whole, so that positions in the
+logs and evidence stay together and nothing counts twice.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Model quality of two arms, from captured answers, labels and the log of assignments.
 
-Owns which labelled answers may be compared: those of requests that were assigned at random, whose share is known,
-and that are older than the label window.  Whether labels come as often for one arm as for the other is part of
-what it finds.  Main class: :class:`LabelledArms`.
+Owns which labelled answers may be compared: those of requests that were assigned at random, whose share is
+known, and that are older than the label window.  Whether labels come as often for one arm as for the other is
+part of what it finds.  Main class: :class:`LabelledArms`.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def command(
 
 
 def _rate(text: str) -> tuple[str, float]:
-    metric, equals, value = text.partition("=")
+    metric, _, value = text.partition("=")
     try:
         return metric, float(value)
     except ValueError as error:

@@ -1,8 +1,8 @@
 """The loop that judges: reads the logs, brings each judgement up to date, tells what changed.
 
-Owns the order of steps: evidence and positions in the logs are committed together, with the event of a changed
-decision and the inputs that it was decided from; then the evidence is published as metrics.  A controller that is
-killed anywhere in between goes on from the last commit.  Main class: :class:`VerdictLoop`.
+Owns the order of steps: evidence and positions in the logs are committed together, with the event of a
+changed decision and the inputs that it was decided from; then the evidence is published as metrics.  A
+controller that is killed anywhere in between goes on from the last commit.  Main class: :class:`VerdictLoop`.
 """
 
 from __future__ import annotations

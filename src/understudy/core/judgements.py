@@ -1,8 +1,8 @@
 """Which two arms of an endpoint are judged against each other, and the state of each judgement.
 
-Owns :class:`Pair` and :func:`pairs_of` (who is compared with whom), and the records: :class:`Judgement` (evidence
-so far and how far the logs were read: one commit, so nothing counts twice), :class:`EndpointPolicy` (what must
-be proven) and :class:`VerdictInputs` (what a verdict was decided from, to decide it again).
+Owns :class:`Pair` and :func:`pairs_of` (who is compared with whom), and the records: :class:`Judgement`
+(evidence so far and how far the logs were read: one commit, so nothing counts twice), :class:`EndpointPolicy`
+(what must be proven) and :class:`VerdictInputs` (what a verdict was decided from, to decide it again).
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Judgement:
         batches: Given to the evidence so far.
         counted_to: Last row of the log of counts that was used.
         exposed_to: Last row of the log of assignments whose outcome was looked at.
-        users_to: Last row of the log of assignments by which users were counted; of sticky endpoints.
+        users_to: Last row of the log of assignments by which users were counted (sticky endpoints).
         before_us: Control's latencies before use, a ``core.metrics.Summary`` as JSON; thresholds come from it.
         requests: Randomised requests of both arms that were counted.
         excluded_targeted: Requests whose caller named the variant.

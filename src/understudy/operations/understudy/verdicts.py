@@ -1,7 +1,7 @@
 """Verdicts over REST: what is decided of an endpoint's arms, under which policy, and deciding it again.
 
-Owns which judgement is meant when several are there, and what of a policy is refused.  A verdict that is told is
-kept, so that its ``replay`` can be asked for.  Main functions: :func:`get_verdict`, :func:`post_verdict`,
+Owns which judgement is meant when several are there, and what of a policy is refused.  A verdict that is told
+is kept, so that its ``replay`` can be asked for.  Main functions: :func:`get_verdict`, :func:`post_verdict`,
 :func:`replay`.
 """
 
@@ -170,8 +170,8 @@ def _fits(pair: Pair, query: Mapping[str, str]) -> bool:
 
 def _nothing_judged(endpoint: Endpoint) -> ValidationException:
     return ValidationException(
-        f'Endpoint "{endpoint.name}" has nothing to judge: it needs two production variants, or an update that '
-        "shifts traffic step by step."
+        f'Endpoint "{endpoint.name}" has nothing to judge: it needs two production variants, or an update '
+        "that shifts traffic step by step."
     )
 
 
@@ -279,7 +279,7 @@ def _policy(given: Any) -> Policy:
 
 
 def post_plan(services: Services, request: OwnRequest) -> dict[str, Any]:
-    """Say how much traffic, or time, each proof takes; rates and traffic are the endpoint's own by default."""
+    """Say how much traffic, or time, each proof takes; by default with the endpoint's rates and traffic."""
     endpoint = endpoint_of(services, request)
     kind = request.body.get("kind", "deploy")
     if "policy" in request.body:
