@@ -41,9 +41,9 @@ def what_would_change(
         for one in guardrails
         if one.weight(Question.NONINFERIORITY).max_log_e < math.log(needs[Question.NONINFERIORITY])
     ]
-    if policy.primary is not None and evidence.metrics[0].weight(
-        Question.SUPERIORITY
-    ).max_log_e < math.log(needs[Question.SUPERIORITY]):
+    if policy.primary is not None and evidence.metrics[0].weight(Question.SUPERIORITY).max_log_e < math.log(
+        needs[Question.SUPERIORITY]
+    ):
         waits.insert(0, _ship(evidence.metrics[0], "gain", needs[Question.SUPERIORITY], requests_per_minute))
     # The longest wait decides; what can't be said in requests comes first.
     if waits:
@@ -159,4 +159,6 @@ def _grey(rule: MetricRule) -> str:
         if rule.better == "higher":
             low, high = 1.0 / rule.margin, 1.0 / rule.tolerance
         return f"a true ratio of {noun_of(rule)} between {low:.3g} and {high:.3g} may stay undecided"
-    return f"a true loss of {rule.metric} between {rule.tolerance:.3g} and {rule.margin:.3g} may stay undecided"
+    return (
+        f"a true loss of {rule.metric} between {rule.tolerance:.3g} and {rule.margin:.3g} may stay undecided"
+    )

@@ -148,7 +148,10 @@ def _decision(policy: Policy, evidence: Evidence, validity: Validity) -> tuple[D
     needs = needed(policy)
     guardrails = _guardrails(policy, evidence)
     if validity.repeated_units:
-        return Decision.HOLD, "users keep their variant, so their requests are not independent: count users instead"
+        return (
+            Decision.HOLD,
+            "users keep their variant, so their requests are not independent: count users instead",
+        )
     for one in guardrails:
         if _proven(one, Question.HARM, needs):
             return Decision.ROLLBACK, f"{describe(one)}; harm is proven"
@@ -257,7 +260,9 @@ def interval_of(metric: MetricEvidence) -> tuple[float | None, tuple[float, floa
         newest = metric.difference
         if newest is None or not newest.enough:
             return (None if newest is None else newest.difference), None
-        return newest.difference, difference_interval(newest.difference, newest.standard_error, newest.examples)
+        return newest.difference, difference_interval(
+            newest.difference, newest.standard_error, newest.examples
+        )
     tallies = metric.counts
     if not any(one.control_events or one.treatment_events for one in tallies):
         return None, None
@@ -324,9 +329,7 @@ def _row(policy: Policy, metric: MetricEvidence, needs: Mapping[Question, float]
 
 
 def _both(tallies: Tallies, what: str) -> dict[str, int]:
-    return {
-        arm: sum(getattr(one, f"{arm}_{what}") for one in tallies) for arm in ("control", "treatment")
-    }
+    return {arm: sum(getattr(one, f"{arm}_{what}") for one in tallies) for arm in ("control", "treatment")}
 
 
 def _e_value(log_e: float) -> float:
