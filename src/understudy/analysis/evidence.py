@@ -37,6 +37,7 @@ from understudy.analysis.shares import (
 )
 from understudy.core.policies import (
     ACCEPTABLE_WEIGHT,
+    EARLY_WEIGHT,
     LATENCY_LEVELS,
     LATENCY_MDES,
     Measure,
@@ -327,11 +328,12 @@ def _weighed(metric: MetricEvidence, logs: Sequence[float]) -> Weights:
 
 def bets_of(rule: MetricRule) -> tuple[Bets, Bets, Bets, Bets]:
     """Return the bets on the ratio of bad things, one per question."""
+    close = rule.measure is Measure.PAIRED
     return (
-        bets_above(rule.tolerance, rule.mde),
+        bets_above(rule.tolerance, rule.mde, close=close),
         bets_within(rule.margin),
-        bets_below(1.0, rule.mde),
-        bets_above(1.0 / rule.mde, rule.mde),
+        bets_below(1.0, rule.mde, close=close),
+        bets_above(1.0 / rule.mde, rule.mde, close=close),
     )
 
 
@@ -407,7 +409,7 @@ def _won_after(
 
 
 def latency_logs(rule: MetricRule, levels: Sequence[Tallies]) -> tuple[float, float, float, float]:
-    """Weigh the four answers about a latency: harm by half on the rule's threshold, half on the early warning."""
+    """Weigh the four answers about a latency: harm mostly at the rule's threshold, partly by early warning."""
     bets = bets_of(rule)
     own = [log_evidence(levels[-1], one) for one in bets]
     harms = [
@@ -415,7 +417,7 @@ def latency_logs(rule: MetricRule, levels: Sequence[Tallies]) -> tuple[float, fl
         for counts, mde in zip(levels[:-1], LATENCY_MDES, strict=False)
     ]
     if harms:
-        weights = (0.5, *(0.5 / len(harms),) * len(harms))
+        weights = (1.0 - EARLY_WEIGHT, *(EARLY_WEIGHT / len(harms),) * len(harms))
         own[0] = log_mixture((own[0], *harms), weights)
     return own[0], own[1], own[2], own[3]
 

@@ -26,6 +26,9 @@ from typing import Any, Protocol
 # Multiples of log(MDE), and their weights: near the best at the MDE, and at half and twice of it.
 STEPS = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 WEIGHTS = (0.5, 1.0, 2.0, 4.0, 2.0, 1.0, 0.5, 0.5)
+# For pairs, whose disagreements are few and dear: 5 % fewer at the MDE, 7 % more at half of it in one test of five.
+CLOSE_STEPS = (0.5, 0.75, 1.0, 1.3, 2.0)
+CLOSE_WEIGHTS = (0.7, 2.0, 5.0, 1.5, 0.5)
 # A bet that a request will hardly have no event could lose nearly everything on one: it is not made.
 _MOST_LIKELY = 0.98
 # The prior of the confidence sequence: standard normal on log(rho), at 141 points.
@@ -155,19 +158,22 @@ class Bets:
 
 
 @lru_cache(maxsize=512)
-def bets_above(null: float, mde: float) -> Bets:
-    """Bet that the ratio is above ``null``; ``mde`` > 1 is worth finding."""
-    total = sum(WEIGHTS)
-    ratios = tuple(null * mde**step for step in STEPS)
-    return Bets(null, ratios, tuple(weight / total for weight in WEIGHTS))
+def bets_above(null: float, mde: float, *, close: bool = False) -> Bets:
+    """Bet that the ratio is above ``null``; ``mde`` > 1 is worth finding.
+
+    Args:
+        close: Keep the alternatives near the MDE, for pairs.
+    """
+    steps, weights = (CLOSE_STEPS, CLOSE_WEIGHTS) if close else (STEPS, WEIGHTS)
+    ratios = tuple(null * mde**step for step in steps)
+    return Bets(null, ratios, tuple(weight / sum(weights) for weight in weights))
 
 
 @lru_cache(maxsize=512)
-def bets_below(null: float, mde: float) -> Bets:
+def bets_below(null: float, mde: float, *, close: bool = False) -> Bets:
     """Bet that the ratio is below ``null``; a ratio of ``1 / mde`` is worth finding."""
-    total = sum(WEIGHTS)
-    ratios = tuple(null * mde**-step for step in STEPS)
-    return Bets(null, ratios, tuple(weight / total for weight in WEIGHTS))
+    above = bets_above(1.0, mde, close=close)
+    return Bets(null, tuple(null / ratio for ratio in above.ratios), above.weights)
 
 
 @lru_cache(maxsize=512)

@@ -51,6 +51,9 @@ RATIO_MEASURES = frozenset({Measure.RATE, Measure.LATENCY, Measure.PAIRED})
 # The levels of the early warning of latency, and the ratio of exceedances worth finding at each.
 LATENCY_LEVELS = (0.5, 0.75, 0.9, 0.95, 0.99)
 LATENCY_MDES = (1.2, 1.35, 1.5, 1.7, 2.0)
+# Weight of the early warning beside the rule's own quantile: it finds what slows every answer three times as
+# fast, and costs what slows the tail alone 6 %.
+EARLY_WEIGHT = 0.2
 # Weight of the absolute bound beside the ratio in the proof of no harm: it costs the ratio 2 % more requests.
 ACCEPTABLE_WEIGHT = 0.05
 
@@ -68,8 +71,8 @@ class MetricRule:
         tolerance: Harm begins above it: a ratio of at least 1, or a difference of at least 0.
         rope: KEEP when the effect is proven to be smaller than this, to either side; None for never.
         quantile: Of a latency, in (0, 1).
-        threshold_us: Of a latency: the limit, microseconds; None takes the control's own quantile before use.
-        acceptable_rate: Of a rate: proven to be below it, it is no harm whatever the ratio; None for no such bound.
+        threshold_us: Of a latency: the limit, microseconds; None takes the control's own quantile, before use.
+        acceptable_rate: Of a rate: proven to be below it, it is no harm whatever the ratio; None for no bound.
         every_request: Of a rate: bet on the requests without an event too; right above 5 %.
         clip: Of a mean: scores are cut to [-clip, clip], fixed before use.
         needs_labels: Counted from labels or outcomes that come later.
@@ -228,7 +231,7 @@ def parse_policy(data: Any) -> Policy:
     Raises:
         PolicyError: names the key.
 
-    >>> parse_policy({"kind": "deploy", "guardrails": [{"metric": "error_rate", "margin": 1.5}]}).guardrails[0].mde
+    >>> parse_policy({"guardrails": [{"metric": "error_rate", "margin": 1.5}]}).guardrails[0].mde
     3.0
     """
     given = _table(data, "the policy")
