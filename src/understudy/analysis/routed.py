@@ -136,7 +136,8 @@ def _tally(pair: Pair, stages: Mapping[int, Stage], one: Counts) -> Tally:
 
 
 def _is_warm(judgement: Judgement, rule: MetricRule, one: Counts) -> bool:
-    return one.at_s >= judgement.started_at_s + rule.warmup_s
+    # Counts have whole seconds; without a warm-up, the one in which the trial began is counted.
+    return one.at_s >= int(judgement.started_at_s) + rule.warmup_s
 
 
 # --- latencies ---------------------------------------------------------------------------------------
