@@ -33,9 +33,12 @@ from understudy.console.health import HealthFace
 from understudy.console.prometheus import UnderstudyCollector
 from understudy.control.endpoints import EndpointLoop
 from understudy.control.experiments import ExperimentLoop
+from understudy.control.failpoints import VARIABLE as FAILPOINT_VARIABLE
+from understudy.control.failpoints import UnknownFailpoint, arm
 from understudy.control.loop import Chore, Loop
 from understudy.control.publisher import Publisher
 from understudy.control.recording import Recorder
+from understudy.control.steady import SteadyClock
 from understudy.core.endpoints import Endpoint
 from understudy.core.names import Place
 from understudy.core.ports import Query
@@ -55,7 +58,7 @@ from understudy.stores.objects import DiskObjects
 from understudy.stores.objects_s3 import S3Objects
 from understudy.stores.records import SqlRecords, open_records
 from understudy.stores.series import SqliteSeries
-from understudy.system import RealClock, RealEntropy
+from understudy.system import RealClock, RealEntropy, boot_id
 from understudy.worker.process import watch_lifeline
 
 log = logging.getLogger(__name__)
@@ -159,7 +162,21 @@ class Controller:
             on_change=lambda: self._loop.wake(),
             on_suspect=lambda instance_id, silent_s: hear_of_suspect(instance_id, silent_s),
         )
-        endpoints = EndpointLoop(stores.records, self._runtime, self._publisher, clock, entropy, place)
+        try:
+            failpoints = arm(environ.get(FAILPOINT_VARIABLE), settings.run_dir / "failpoints.json")
+        except UnknownFailpoint as error:
+            raise SettingsError(str(error)) from error
+        steady = SteadyClock(clock, settings.run_dir / "steady.json", boot_id(), settings.time_scale)
+        endpoints = EndpointLoop(
+            stores.records,
+            self._runtime,
+            self._publisher,
+            steady,
+            entropy,
+            place,
+            failpoints=failpoints,
+            on_calm=steady.follow_wall,
+        )
 
         experiments = ExperimentLoop(stores.records, clock, place)
 
