@@ -31,6 +31,8 @@ from understudy.aws.own_calls import OwnCalls
 from understudy.capture.collector import Collector
 from understudy.console.health import HealthFace
 from understudy.console.prometheus import UnderstudyCollector
+from understudy.control.alarm_actions import ActionDelivery
+from understudy.control.alarms import AlarmLoop
 from understudy.control.endpoints import EndpointLoop
 from understudy.control.experiments import ExperimentLoop
 from understudy.control.failpoints import VARIABLE as FAILPOINT_VARIABLE
@@ -39,9 +41,11 @@ from understudy.control.loop import Chore, Loop
 from understudy.control.publisher import Publisher
 from understudy.control.recording import Recorder
 from understudy.control.steady import SteadyClock
+from understudy.core.alarm_transitions import ActionRules
 from understudy.core.endpoints import Endpoint
 from understudy.core.names import Place
 from understudy.core.ports import Query
+from understudy.core.webhooks import parse_webhooks
 from understudy.operations.registry import OPERATIONS
 from understudy.operations.services import Services
 from understudy.operations.understudy.registry import OWN_CALLS
@@ -66,6 +70,10 @@ log = logging.getLogger(__name__)
 INDEX_LOGS_EVERY_S = 0.5  # how exact the times of log lines are
 INSTANCE_METRICS_EVERY_S = 5.0
 ROLL_UP_EVERY_S = 60.0
+# What routers counted while no controller listened is recorded and judged by then.
+ALARMS_SETTLE_S = 1.0
+ALARMS_EVERY_S = 0.1  # how soon after it is due an alarm is looked at
+DELIVER_EVERY_S = 0.5
 COLLECT_EVERY_S = 2.0  # routers complete a segment of captured records as often
 HEALTH_PATHS = frozenset({"/healthz", "/metrics", "/understudy/v1/status"})
 
@@ -149,6 +157,7 @@ class Controller:
         self, settings: Settings, facts: Mapping[str, Any], environ: Mapping[str, str], lifeline_fd: int
     ) -> None:
         self.settings = settings
+        self._started_s = time.monotonic()
         clock = RealClock(settings.time_scale, facts["time_anchor_s"])
         entropy = RealEntropy()
         place = Place(settings.account_id, settings.region)
@@ -176,6 +185,7 @@ class Controller:
             place,
             failpoints=failpoints,
             on_calm=steady.follow_wall,
+            alarms_settled=lambda: time.monotonic() - self._started_s >= ALARMS_SETTLE_S,
         )
 
         experiments = ExperimentLoop(stores.records, clock, place)
@@ -219,6 +229,41 @@ class Controller:
             name="capture",
             idle_wait_s=COLLECT_EVERY_S,
         )
+        webhooks = parse_webhooks(settings.alarm_webhooks)
+        self._delivery = ActionDelivery(stores.records, clock, webhooks, time_scale=settings.time_scale)
+        self._delivering = Loop(
+            lambda reread: self._delivery.tick(reread=reread),
+            [],
+            time.monotonic,
+            name="webhooks",
+            idle_wait_s=DELIVER_EVERY_S,
+        )
+
+        def alarms_changed() -> None:
+            self._loop.nudge()  # rollouts that an alarm guards
+            self._delivering.nudge()
+
+        alarms = AlarmLoop(
+            stores.records,
+            stores.series,
+            clock,
+            ActionRules(place, facts["endpoint_url"], webhooks),
+            alarms_changed,
+            time_scale=settings.time_scale,
+        )
+        # A thread of its own: reading many metrics keeps no rollout waiting.
+        self._alarming = Loop(
+            lambda reread: alarms.tick(reread=reread),
+            [],
+            time.monotonic,
+            name="alarms",
+            idle_wait_s=ALARMS_EVERY_S,
+        )
+
+        def nudge_alarms() -> None:
+            self._alarming.nudge()
+            self._delivering.nudge()
+
         services = Services(
             records=stores.records,
             buckets=stores.objects,
@@ -230,6 +275,8 @@ class Controller:
             place=place,
             endpoint_url=facts["endpoint_url"],
             nudge=self._loop.nudge,
+            nudge_alarms=nudge_alarms,
+            webhooks=webhooks,
         )
         credentials = Credentials(settings.credentials_path)
         self._gateway = gateway = Gateway(
@@ -280,8 +327,11 @@ class Controller:
     def run(self) -> None:
         """Serve until SIGTERM; workers run on."""
         Path("controller.sock").unlink(missing_ok=True)
+        self._started_s = time.monotonic()
+        self._alarming.start()  # before the loop that acts on what alarms say
         self._loop.start()
         self._collecting.start()
+        self._delivering.start()
         try:
             self._server.run()
         finally:
@@ -289,6 +339,9 @@ class Controller:
             self._own_calls.close()
             self._loop.stop()
             self._collecting.stop()
+            self._alarming.stop()
+            self._delivering.stop()
+            self._delivery.close()
             self._collector.collect_once()  # what the routers completed when they ended
             self._publisher.close()
             self._runtime.close()

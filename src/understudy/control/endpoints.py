@@ -94,13 +94,16 @@ class EndpointLoop:
         *,
         failpoints: Failpoints = NO_FAILPOINTS,
         on_calm: Callable[[], None] = lambda: None,
+        alarms_settled: Callable[[], bool] = lambda: True,
     ) -> None:
         """Build the loop.
 
         Args:
             clock: Neither jumps nor stands still: bakes are measured by it.
             on_calm: Called after a round in which no endpoint was being changed.
+            alarms_settled: Tells whether alarms have been looked at since this process began.
         """
+        self._alarms_settled = alarms_settled
         self._failpoints = failpoints
         self._on_calm = on_calm
         self._records = records
@@ -211,6 +214,7 @@ class EndpointLoop:
                 for slot, backoff in watched.backoff.items()
             },
             alarms=self._alarms(endpoint),
+            watched=self._alarms_settled(),
             cold=watched.cold,
         )
 

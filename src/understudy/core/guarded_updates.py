@@ -57,7 +57,7 @@ from understudy.core.rollout_terms import (
     SaveEndpoint,
 )
 
-# An instance that ended so often in a row is no accident: the first restart is at once, the third is not tried.
+# An instance that ended so often in a row is no accident: the first restart is at once, the third not tried.
 HOPELESS = 3
 
 
@@ -99,10 +99,10 @@ def _failing_green(snapshot: RolloutSnapshot, update: PendingUpdate) -> tuple[st
             return reason, {"why": "instance failed", "instance": instance.instance_id}
     shadows = {variant.name for variant in update.fleet.variants if variant.shadow}
     for slot, failures in snapshot.failures.items():
-        if slot.fleet_id == update.fleet.fleet_id and slot.variant_name not in shadows:
-            if failures.count >= HOPELESS:
-                reason = f"Variant {slot.variant_name}: an instance keeps ending: {failures.reason}"
-                return reason, {"why": "instance keeps failing", "failures": failures.count}
+        green = slot.fleet_id == update.fleet.fleet_id and slot.variant_name not in shadows
+        if green and failures.count >= HOPELESS:
+            reason = f"Variant {slot.variant_name}: an instance keeps ending: {failures.reason}"
+            return reason, {"why": "instance keeps failing", "failures": failures.count}
     return None
 
 
@@ -199,6 +199,9 @@ def _batch(green: Fleet, plan: DeploymentPlan) -> int:
 
 
 def _elapsed(snapshot: RolloutSnapshot, update: PendingUpdate, wait_s: float) -> bool:
+    """Whether a wait is over, and was watched to its end if there is who watches."""
+    if snapshot.alarms and not snapshot.watched:
+        return False
     return snapshot.now_s - update.phase_at_s >= wait_s
 
 

@@ -6,7 +6,7 @@ contract suite in ``tests/contracts`` that every implementation passes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -164,8 +164,21 @@ class Records(Protocol):
         """
         ...
 
-    def events(self, subject: str | None, after_sequence: int, limit: int) -> list[Event]:
-        """Read the audit trail in order; ``subject`` None reads all."""
+    def events(
+        self,
+        subject: str | None,
+        after_sequence: int,
+        limit: int,
+        *,
+        kinds: Collection[str] = (),
+        newest_first: bool = False,
+    ) -> list[Event]:
+        """Read the audit trail in order; ``subject`` None reads all.
+
+        Args:
+            kinds: Only events of these kinds; empty for all.
+            newest_first: Read backwards: from before ``after_sequence``, or from the end where it is 0.
+        """
         ...
 
     def close(self) -> None:

@@ -93,6 +93,7 @@ class RolloutSnapshot:
         restart_at_s: For slots whose instance failed while serving: not before this time.
         failures: Of the same slots.
         alarms: Those that the update under way names.
+        watched: The alarms have been looked at since this controller began: a bake may end.
         cold: The server has just started and none of the endpoint's instances survived.
     """
 
@@ -103,6 +104,7 @@ class RolloutSnapshot:
     restart_at_s: Mapping[Slot, float] = field(default_factory=dict)
     failures: Mapping[Slot, SlotFailures] = field(default_factory=dict)
     alarms: tuple[AlarmView, ...] = ()
+    watched: bool = True
     cold: bool = False
 
 
