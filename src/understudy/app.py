@@ -32,6 +32,7 @@ from understudy.console.health import HealthFace
 from understudy.console.prometheus import UnderstudyCollector
 from understudy.control.endpoints import EndpointLoop
 from understudy.control.experiments import ExperimentLoop
+from understudy.control.leftovers import Leftovers
 from understudy.control.loop import Chore, Loop
 from understudy.control.publisher import Publisher
 from understudy.control.recording import Recorder
@@ -62,6 +63,7 @@ log = logging.getLogger(__name__)
 INDEX_LOGS_EVERY_S = 0.5  # how exact the times of log lines are
 INSTANCE_METRICS_EVERY_S = 5.0
 ROLL_UP_EVERY_S = 60.0
+LEFTOVERS_EVERY_S = 1.0
 COLLECT_EVERY_S = 2.0  # routers complete a segment of captured records as often
 HEALTH_PATHS = frozenset({"/healthz", "/metrics", "/understudy/v1/status"})
 
@@ -195,10 +197,11 @@ class Controller:
         self._collector = Collector(
             settings.spool_dir, stores.objects, stores.objects, clock, entropy, recorder.on_captured
         )
+        self._leftovers = Leftovers(settings.run_dir / "counts", self._collector, recorder.on_metrics)
         # A thread of its own: megabytes of records on their way to a slow store hold up nothing else.
         self._collecting = Loop(
             lambda _: self._collector.collect_once(),
-            [],
+            [Chore("leftovers of routers", LEFTOVERS_EVERY_S, self._leftovers.hand_in)],
             time.monotonic,
             name="capture",
             idle_wait_s=COLLECT_EVERY_S,
@@ -266,6 +269,7 @@ class Controller:
             self._loop.stop()
             self._collecting.stop()
             self._collector.collect_once()  # what the routers completed when they ended
+            self._leftovers.hand_in()
             self._publisher.close()
             self._runtime.close()
             self._stores.close()
