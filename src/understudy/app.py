@@ -38,6 +38,7 @@ from understudy.control.endpoints import EndpointLoop
 from understudy.control.evidence import StageBook
 from understudy.control.experiments import ExperimentLoop
 from understudy.control.ground_truth import GroundTruthLoop
+from understudy.control.leftovers import Leftovers
 from understudy.control.loop import Chore, Loop
 from understudy.control.publisher import Publisher
 from understudy.control.recording import Recorder
@@ -76,6 +77,7 @@ INSTANCE_METRICS_EVERY_S = 5.0
 ROLL_UP_EVERY_S = 60.0
 ALARMS_EVERY_S = 0.1  # how soon after it is due an alarm is looked at
 DELIVER_EVERY_S = 0.5
+LEFTOVERS_EVERY_S = 1.0
 COLLECT_EVERY_S = 2.0  # routers complete a segment of captured records as often
 LOG_EVERY_S = 0.5
 READ_GROUND_TRUTH_EVERY_S = 5.0
@@ -227,10 +229,11 @@ class Controller:
         self._collector = Collector(
             settings.spool_dir, stores.objects, stores.objects, clock, entropy, recorder.on_captured
         )
+        self._leftovers = Leftovers(settings.run_dir / "counts", self._collector, recorder.on_metrics)
         # A thread of its own: megabytes of records on their way to a slow store hold up nothing else.
         self._collecting = Loop(
             lambda _: self._collector.collect_once(),
-            [],
+            [Chore("leftovers of routers", LEFTOVERS_EVERY_S, self._leftovers.hand_in)],
             time.monotonic,
             name="capture",
             idle_wait_s=COLLECT_EVERY_S,
@@ -381,6 +384,7 @@ class Controller:
             self._delivery.close()
             self._collector.collect_once()  # what the routers completed when they ended
             self._assignment_collector.collect_once()
+            self._leftovers.hand_in()
             self._publisher.close()
             self._runtime.close()
             self._stores.close()

@@ -157,16 +157,29 @@ class Exposure:
         """Return the counts of the same variant by another source."""
         return self._tally.of_source(source)
 
+    def begin(self, share: float) -> None:
+        """See :meth:`Tally.begin`."""
+        self._tally.begin(share)
+
     def answered(self, share: float, model_us: int, overhead_us: int) -> None:
         """See :meth:`Tally.answered`."""
         self._tally.answered(share, model_us, overhead_us)
         self._keep(200, model_us)
 
     def failed(
-        self, share: float, status: int, *, by_model: bool, model_us: int | None, overhead_us: int | None
+        self,
+        share: float,
+        status: int,
+        *,
+        by_model: bool,
+        model_us: int | None,
+        overhead_us: int | None,
+        handed: bool = True,
     ) -> None:
         """See :meth:`Tally.failed`."""
-        self._tally.failed(share, status, by_model=by_model, model_us=model_us, overhead_us=overhead_us)
+        self._tally.failed(
+            share, status, by_model=by_model, model_us=model_us, overhead_us=overhead_us, handed=handed
+        )
         self._keep(424 if by_model else status, model_us)
 
     def _keep(self, status: int, model_us: int | None) -> None:
