@@ -27,6 +27,7 @@ from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
 from understudy.aws.gateway import Gateway
+from understudy.aws.own_calls import OwnCalls
 from understudy.capture.collector import Collector
 from understudy.console.health import HealthFace
 from understudy.console.prometheus import UnderstudyCollector
@@ -34,6 +35,7 @@ from understudy.control.alarm_actions import ActionDelivery
 from understudy.control.alarms import AlarmLoop
 from understudy.control.endpoints import EndpointLoop
 from understudy.control.experiments import ExperimentLoop
+from understudy.control.ground_truth import GroundTruthLoop
 from understudy.control.loop import Chore, Loop
 from understudy.control.publisher import Publisher
 from understudy.control.recording import Recorder
@@ -44,8 +46,10 @@ from understudy.core.ports import Query
 from understudy.core.webhooks import parse_webhooks
 from understudy.operations.registry import OPERATIONS
 from understudy.operations.services import Services
+from understudy.operations.understudy.registry import OWN_CALLS
 from understudy.runtimes.artifacts import Artifacts
 from understudy.runtimes.containers import ContainerPreparation
+from understudy.runtimes.cpu_groups import CpuGroups
 from understudy.runtimes.environments import Environments
 from understudy.runtimes.images import Images
 from understudy.runtimes.local import LocalRuntime
@@ -55,6 +59,7 @@ from understudy.stores.logs import FileLogs
 from understudy.stores.migrations import NewerDatabase
 from understudy.stores.objects import DiskObjects
 from understudy.stores.objects_s3 import S3Objects
+from understudy.stores.outcomes import SqliteOutcomes
 from understudy.stores.records import SqlRecords, open_records
 from understudy.stores.series import SqliteSeries
 from understudy.system import RealClock, RealEntropy
@@ -68,6 +73,7 @@ ROLL_UP_EVERY_S = 60.0
 ALARMS_EVERY_S = 0.1  # how soon after it is due an alarm is looked at
 DELIVER_EVERY_S = 0.5
 COLLECT_EVERY_S = 2.0  # routers complete a segment of captured records as often
+READ_GROUND_TRUTH_EVERY_S = 5.0
 HEALTH_PATHS = frozenset({"/healthz", "/metrics", "/understudy/v1/status"})
 
 
@@ -79,11 +85,13 @@ class Stores:
     series: SqliteSeries
     logs: FileLogs
     objects: DiskObjects | S3Objects
+    outcomes: SqliteOutcomes
 
     def close(self) -> None:
         """Let go of files and connections."""
         self.records.close()
         self.series.close()
+        self.outcomes.close()
         if isinstance(self.objects, DiskObjects):
             self.objects.close()
 
@@ -110,6 +118,7 @@ def open_stores(settings: Settings, clock: RealClock, entropy: RealEntropy) -> S
         series=SqliteSeries(data / "series.db"),
         logs=FileLogs(data / "logs", clock),
         objects=objects,
+        outcomes=SqliteOutcomes(data / "outcomes.db"),
     )
 
 
@@ -140,6 +149,8 @@ def build_runtime(
         entropy=entropy,
         place=place,
         lifeline_fd=lifeline_fd,
+        shadow_cpu_percent=settings.shadow_cpu_percent,
+        cpu_groups=CpuGroups(),
     )
 
 
@@ -206,6 +217,14 @@ class Controller:
             name="capture",
             idle_wait_s=COLLECT_EVERY_S,
         )
+        ground_truth = GroundTruthLoop(stores.records, stores.objects, stores.outcomes, clock)
+        self._labelling = Loop(
+            lambda _: ground_truth.tick(),
+            [],
+            time.monotonic,
+            name="ground truth",
+            idle_wait_s=READ_GROUND_TRUTH_EVERY_S,
+        )
         webhooks = parse_webhooks(settings.alarm_webhooks)
         self._delivery = ActionDelivery(stores.records, clock, webhooks, time_scale=settings.time_scale)
         self._delivering = Loop(
@@ -247,11 +266,12 @@ class Controller:
             objects=stores.objects,
             series=stores.series,
             logs=stores.logs,
+            outcomes=stores.outcomes,
             clock=clock,
             entropy=entropy,
             place=place,
             endpoint_url=facts["endpoint_url"],
-            nudge=self._loop.nudge,
+            nudge=self._nudge,
             nudge_alarms=nudge_alarms,
             webhooks=webhooks,
         )
@@ -262,6 +282,9 @@ class Controller:
             credentials.keys,
             "none" if settings.auth == "none" else "sigv4",
             signing_clock=RealClock(),  # signatures are real time, whatever the scale
+        )
+        self._own_calls = own_calls = OwnCalls(
+            services, OWN_CALLS, credentials.keys, settings.auth, signing_clock=RealClock()
         )
         collector = UnderstudyCollector(recorder, stores.records, self._runtime)
         health = HealthFace(
@@ -277,8 +300,12 @@ class Controller:
         pages = Starlette(routes=health.routes())
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
-            face = pages if scope["type"] == "http" and scope["path"] in HEALTH_PATHS else gateway
-            await face(scope, receive, send)
+            if scope["type"] == "http" and scope["path"] in HEALTH_PATHS:
+                await pages(scope, receive, send)
+            elif scope["type"] == "http" and own_calls.owns(scope["path"]):
+                await own_calls(scope, receive, send)
+            else:
+                await gateway(scope, receive, send)
 
         self._server = uvicorn.Server(
             uvicorn.Config(
@@ -294,18 +321,26 @@ class Controller:
             )
         )
 
+    def _nudge(self) -> None:
+        """Tell every loop that reads records to look at them now."""
+        self._loop.nudge()
+        self._labelling.nudge()
+
     def run(self) -> None:
         """Serve until SIGTERM; workers run on."""
         Path("controller.sock").unlink(missing_ok=True)
         self._loop.start()
         self._collecting.start()
+        self._labelling.start()
         self._delivering.start()
         self._alarming.start()
         try:
             self._server.run()
         finally:
             self._gateway.close()
+            self._own_calls.close()
             self._loop.stop()
+            self._labelling.stop()
             self._collecting.stop()
             self._alarming.stop()
             self._delivering.stop()

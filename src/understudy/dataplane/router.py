@@ -36,6 +36,7 @@ from understudy.worker import wire
 
 if TYPE_CHECKING:
     from understudy.dataplane.connection import ClientConnection
+    from understudy.dataplane.familiar import Familiar
     from understudy.dataplane.gate import Gate
     from understudy.dataplane.guard import Head
 
@@ -49,6 +50,7 @@ class Router:
 
     Attributes:
         heads: Unsigned invoke heads already read, by their bytes: a keep-alive client repeats itself.
+        familiar: The same for SDKs' heads, signed ones too, by what :func:`familiar.cut` leaves of them.
         stopping: Answers carry ``Connection: close``.
         reserved_bytes: Announced bodies that are still coming in.
     """
@@ -75,6 +77,7 @@ class Router:
         self.board = Switchboard(self, self.ledger, loop, on_table_change, self.tee)
         self._holding = Holding(loop, self._release)
         self.heads: dict[bytes, Head] = {}
+        self.familiar: dict[bytes, Familiar] = {}
         self.connections: set[ClientConnection] = set()
         self.stopping = False
         self.reserved_bytes = 0
@@ -120,10 +123,7 @@ class Router:
             self._refuse_counted(caller, variant, _no_instance(endpoint.name, variant.name))
             return
         if link.is_full:
-            message = (
-                f"Variant {variant.name} of endpoint {endpoint.name} has too many requests in its queues."
-            )
-            self._refuse_counted(caller, variant, ServiceUnavailable(message))
+            self._refuse_as_full(caller, endpoint.name, variant)
             return
         handed_ns = time.monotonic_ns()
         call = Call(caller, invocation, variant, body, started_ns, handed_ns)
@@ -168,6 +168,20 @@ class Router:
     def _refuse_counted(self, caller: Caller, variant: Variant, error: ApiError) -> None:
         variant.tally.failed(variant.share, error.status, by_model=False, model_us=None, overhead_us=None)
         caller.finish(answers.render_error(error, self.request_id(), closes=not caller.keep_alive))
+
+    def _refuse_as_full(self, caller: ClientConnection, endpoint: str, variant: Variant) -> None:
+        """Refuse at the least cost: in an overload most requests come this way."""
+        template = variant.refusal
+        if not template or not caller.keep_alive:
+            text = f"Variant {variant.name} of endpoint {endpoint} has too many requests in its queues."
+            error = ServiceUnavailable(text)
+            if not caller.keep_alive:
+                self._refuse_counted(caller, variant, error)
+                return
+            template = variant.refusal = answers.error_template(error, self._ids)
+        variant.tally.failed(variant.share, 503, by_model=False, model_us=None, overhead_us=None)
+        self._number = number = self._number + 1
+        caller.finish(template % number)
 
     def caller_gone(self, call: Call) -> None:
         """Tell the worker that nobody waits for this answer any more."""

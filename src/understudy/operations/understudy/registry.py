@@ -1,0 +1,11 @@
+"""Every own call this version has."""
+
+from __future__ import annotations
+
+from understudy.operations.understudy import outcomes, quality
+from understudy.operations.understudy.calls import OwnCall
+
+OWN_CALLS: tuple[OwnCall, ...] = (
+    *outcomes.OWN_CALLS,
+    *quality.OWN_CALLS,
+)
