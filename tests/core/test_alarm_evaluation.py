@@ -163,7 +163,8 @@ def test_reasons_of_m_out_of_n_tell_the_minimum() -> None:
     assert judged.state is ALARM
     assert metric_reason(wanted, judged, ALARM) == (
         "Threshold Crossed: 2 out of the last 3 datapoints [0.0 (01/01/70 08:15:00), "
-        "0.0 (01/01/70 08:05:00)] were less than the threshold (1.0) (minimum 2 datapoints for OK -> ALARM transition)."
+        "0.0 (01/01/70 08:05:00)] were less than the threshold (1.0) "
+        "(minimum 2 datapoints for OK -> ALARM transition)."
     )
     assert metric_reason(wanted, Judgement(OK, judged.evaluated), OK).endswith(
         "(minimum 2 datapoints for ALARM -> OK transition)."

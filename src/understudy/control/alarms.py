@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from understudy.core.alarm_data import Read, period_s_of, read_datapoints, rule_of, step_s_of
 from understudy.core.alarm_evaluation import evaluate
-from understudy.core.alarm_expressions import children_of, is_true, parse_rule
+from understudy.core.alarm_expressions import children_of, is_true, parse_rule, read_by
 from understudy.core.alarm_suppression import SuppressionSnapshot, suppression
 from understudy.core.alarm_transitions import ActionRules, actions_for, transition
 from understudy.core.alarm_wording import (
@@ -184,15 +184,25 @@ class AlarmLoop:
     # --- composite alarms ----------------------------------------------------------------------------
 
     def _evaluate_composites(self) -> bool:
-        """Bring composite alarms to rest; one round per level of them."""
-        composites = [name for name, stored in self._alarms.items() if stored.value.composite]
-        acted = False
-        for _ in range(len(composites) + 1):
-            moved = [name for name in composites if self._evaluate_composite(self._alarms[name])]
-            acted = acted or bool(moved)
-            if not moved:
-                break
-        return acted
+        """Bring composite alarms to rest, inner ones first: an outer one never sees half of a change."""
+        moved = [name for name in self._inner_first() if self._evaluate_composite(self._alarms[name])]
+        return bool(moved)
+
+    def _inner_first(self) -> list[str]:
+        """Order composite alarms so that each comes after those it reads."""
+        reads = {
+            name: [child for child in read_by(stored.value) if child in self._alarms]
+            for name, stored in self._alarms.items()
+            if stored.value.composite
+        }
+        order: list[str] = []
+        while reads:
+            ready = [name for name, children in reads.items() if not reads.keys() & children]
+            # There is no circle: PutCompositeAlarm refuses them.  Two puts at once may still have made one.
+            for name in ready or list(reads):
+                order.append(name)
+                del reads[name]
+        return order
 
     def _evaluate_composite(self, stored: Stored[Alarm]) -> bool:
         alarm, now_s = stored.value, self._clock.now_s()

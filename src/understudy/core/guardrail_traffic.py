@@ -48,8 +48,7 @@ class VariantTraffic:
 
     Attributes:
         rates: Of 0/1 metrics, by name.
-        summaries: Of other metrics, by name: samples of the time looked at.
-        instances: How many serve it.
+        summaries: Of other metrics, by name: samples of the time looked at, ``observed_s``.
     """
 
     name: str
@@ -57,7 +56,6 @@ class VariantTraffic:
     requests_per_minute: float
     rates: Mapping[str, float] = field(default_factory=dict)
     summaries: Mapping[str, Summary] = field(default_factory=dict)
-    instances: int = 1
     observed_s: float = 60.0
 
     def samples_per_minute(self, metric_name: str) -> float:
