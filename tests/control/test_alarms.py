@@ -241,6 +241,19 @@ def test_deleted_and_changed_meanwhile(world: World) -> None:
     assert world.state("b") is ALARM
 
 
+def test_one_that_was_changed_keeps_no_other_back(world: World) -> None:
+    for number in range(150):
+        world.put(f"a{number}")
+    world.tick()
+    stored = world.records.get(Alarm, "a7")
+    assert stored is not None
+    world.records.commit([Delete(Alarm, "a7", stored.version)])
+    world.measure(5.0, MINUTE_S + 30)
+    world.tick(MINUTE_S + 60.6)
+    states = [one.value.state for one in world.records.find(Alarm, Query())]
+    assert states == [ALARM] * 149 and world.kinds("a7") == []
+
+
 def test_a_clock_that_jumps_back_breaks_nothing(world: World) -> None:
     world.put("a")
     world.measure(5.0, MINUTE_S + 30)

@@ -201,6 +201,16 @@ def test_sound_guardrails_are_left_alone(case: str) -> None:
     assert bad(report) == [], report.findings
 
 
+def test_steps_of_every_kind() -> None:
+    assert [step.share for step in deployment("LINEAR", percent=33)] == [0.33, 0.66, 1.0]
+    assert [step.share for step in deployment("LINEAR", percent=50)] == [0.5, 1.0]
+    assert [step.share for step in deployment("ALL_AT_ONCE")] == [1.0]
+    size = {"Type": "INSTANCE_COUNT", "Value": 1}
+    rolling = {"RollingUpdatePolicy": {"MaximumBatchSize": size, "WaitIntervalInSeconds": 60}}
+    assert steps_of(rolling, 4) == [Step(share, 60.0) for share in (0.25, 0.5, 0.75, 1.0)]
+    assert steps_of({}) == []
+
+
 def test_all_at_once_needs_no_configuration() -> None:
     report = judge(alarm(on=DIMENSIONS), steps=deployment("ALL_AT_ONCE"))
     assert bad(report) == []
