@@ -220,7 +220,10 @@ class Router:
                 if event is not None and event.holds:
                     self._hold(call, head, body, template % (number, len(body), body), received_ns)
                     continue
-                caller.finish(template % (number, len(body), body))
+                if len(body) < wire.LARGE_BYTES:
+                    caller.finish(template % (number, len(body), body))
+                else:
+                    caller.finish(template % (number, len(body), b""), body)
                 model_us = (received_ns - call.handed_ns) // 1000
                 total_us = (time.monotonic_ns() - call.started_ns) // 1000
                 variant.tally.answered(variant.share, model_us, total_us - model_us)
