@@ -27,21 +27,32 @@ from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
 from understudy.aws.gateway import Gateway
+from understudy.aws.own_calls import OwnCalls
 from understudy.capture.collector import Collector
 from understudy.console.health import HealthFace
 from understudy.console.prometheus import UnderstudyCollector
+from understudy.control.alarm_actions import ActionDelivery
+from understudy.control.alarms import AlarmLoop
 from understudy.control.endpoints import EndpointLoop
 from understudy.control.experiments import ExperimentLoop
+from understudy.control.failpoints import VARIABLE as FAILPOINT_VARIABLE
+from understudy.control.failpoints import UnknownFailpoint, arm
+from understudy.control.ground_truth import GroundTruthLoop
 from understudy.control.loop import Chore, Loop
 from understudy.control.publisher import Publisher
 from understudy.control.recording import Recorder
+from understudy.control.steady import SteadyClock
+from understudy.core.alarm_transitions import ActionRules
 from understudy.core.endpoints import Endpoint
 from understudy.core.names import Place
 from understudy.core.ports import Query
+from understudy.core.webhooks import parse_webhooks
 from understudy.operations.registry import OPERATIONS
 from understudy.operations.services import Services
+from understudy.operations.understudy.registry import OWN_CALLS
 from understudy.runtimes.artifacts import Artifacts
 from understudy.runtimes.containers import ContainerPreparation
+from understudy.runtimes.cpu_groups import CpuGroups
 from understudy.runtimes.environments import Environments
 from understudy.runtimes.images import Images
 from understudy.runtimes.local import LocalRuntime
@@ -51,9 +62,10 @@ from understudy.stores.logs import FileLogs
 from understudy.stores.migrations import NewerDatabase
 from understudy.stores.objects import DiskObjects
 from understudy.stores.objects_s3 import S3Objects
+from understudy.stores.outcomes import SqliteOutcomes
 from understudy.stores.records import SqlRecords, open_records
 from understudy.stores.series import SqliteSeries
-from understudy.system import RealClock, RealEntropy
+from understudy.system import RealClock, RealEntropy, boot_id
 from understudy.worker.process import watch_lifeline
 
 log = logging.getLogger(__name__)
@@ -61,7 +73,12 @@ log = logging.getLogger(__name__)
 INDEX_LOGS_EVERY_S = 0.5  # how exact the times of log lines are
 INSTANCE_METRICS_EVERY_S = 5.0
 ROLL_UP_EVERY_S = 60.0
+# What routers counted while no controller listened is recorded and judged by then.
+ALARMS_SETTLE_S = 1.0
+ALARMS_EVERY_S = 0.1  # how soon after it is due an alarm is looked at
+DELIVER_EVERY_S = 0.5
 COLLECT_EVERY_S = 2.0  # routers complete a segment of captured records as often
+READ_GROUND_TRUTH_EVERY_S = 5.0
 HEALTH_PATHS = frozenset({"/healthz", "/metrics", "/understudy/v1/status"})
 
 
@@ -73,11 +90,13 @@ class Stores:
     series: SqliteSeries
     logs: FileLogs
     objects: DiskObjects | S3Objects
+    outcomes: SqliteOutcomes
 
     def close(self) -> None:
         """Let go of files and connections."""
         self.records.close()
         self.series.close()
+        self.outcomes.close()
         if isinstance(self.objects, DiskObjects):
             self.objects.close()
 
@@ -104,6 +123,7 @@ def open_stores(settings: Settings, clock: RealClock, entropy: RealEntropy) -> S
         series=SqliteSeries(data / "series.db"),
         logs=FileLogs(data / "logs", clock),
         objects=objects,
+        outcomes=SqliteOutcomes(data / "outcomes.db"),
     )
 
 
@@ -134,6 +154,8 @@ def build_runtime(
         entropy=entropy,
         place=place,
         lifeline_fd=lifeline_fd,
+        shadow_cpu_percent=settings.shadow_cpu_percent,
+        cpu_groups=CpuGroups(),
     )
 
 
@@ -144,6 +166,7 @@ class Controller:
         self, settings: Settings, facts: Mapping[str, Any], environ: Mapping[str, str], lifeline_fd: int
     ) -> None:
         self.settings = settings
+        self._started_s = time.monotonic()
         clock = RealClock(settings.time_scale, facts["time_anchor_s"])
         entropy = RealEntropy()
         place = Place(settings.account_id, settings.region)
@@ -157,7 +180,22 @@ class Controller:
             on_change=lambda: self._loop.wake(),
             on_suspect=lambda instance_id, silent_s: hear_of_suspect(instance_id, silent_s),
         )
-        endpoints = EndpointLoop(stores.records, self._runtime, self._publisher, clock, entropy, place)
+        try:
+            failpoints = arm(environ.get(FAILPOINT_VARIABLE), settings.run_dir / "failpoints.json")
+        except UnknownFailpoint as error:
+            raise SettingsError(str(error)) from error
+        steady = SteadyClock(clock, settings.run_dir / "steady.json", boot_id(), settings.time_scale)
+        endpoints = EndpointLoop(
+            stores.records,
+            self._runtime,
+            self._publisher,
+            steady,
+            entropy,
+            place,
+            failpoints=failpoints,
+            on_calm=steady.follow_wall,
+            alarms_settled=lambda: time.monotonic() - self._started_s >= ALARMS_SETTLE_S,
+        )
 
         experiments = ExperimentLoop(stores.records, clock, place)
 
@@ -200,17 +238,63 @@ class Controller:
             name="capture",
             idle_wait_s=COLLECT_EVERY_S,
         )
+        ground_truth = GroundTruthLoop(stores.records, stores.objects, stores.outcomes, clock)
+        self._labelling = Loop(
+            lambda _: ground_truth.tick(),
+            [],
+            time.monotonic,
+            name="ground truth",
+            idle_wait_s=READ_GROUND_TRUTH_EVERY_S,
+        )
+        webhooks = parse_webhooks(settings.alarm_webhooks)
+        self._delivery = ActionDelivery(stores.records, clock, webhooks, time_scale=settings.time_scale)
+        self._delivering = Loop(
+            lambda reread: self._delivery.tick(reread=reread),
+            [],
+            time.monotonic,
+            name="webhooks",
+            idle_wait_s=DELIVER_EVERY_S,
+        )
+
+        def alarms_changed() -> None:
+            self._loop.nudge()  # rollouts that an alarm guards
+            self._delivering.nudge()
+
+        alarms = AlarmLoop(
+            stores.records,
+            stores.series,
+            clock,
+            ActionRules(place, facts["endpoint_url"], webhooks),
+            alarms_changed,
+            time_scale=settings.time_scale,
+        )
+        # A thread of its own: reading many metrics keeps no rollout waiting.
+        self._alarming = Loop(
+            lambda reread: alarms.tick(reread=reread),
+            [],
+            time.monotonic,
+            name="alarms",
+            idle_wait_s=ALARMS_EVERY_S,
+        )
+
+        def nudge_alarms() -> None:
+            self._alarming.nudge()
+            self._delivering.nudge()
+
         services = Services(
             records=stores.records,
             buckets=stores.objects,
             objects=stores.objects,
             series=stores.series,
             logs=stores.logs,
+            outcomes=stores.outcomes,
             clock=clock,
             entropy=entropy,
             place=place,
             endpoint_url=facts["endpoint_url"],
-            nudge=self._loop.nudge,
+            nudge=self._nudge,
+            nudge_alarms=nudge_alarms,
+            webhooks=webhooks,
         )
         credentials = Credentials(settings.credentials_path)
         self._gateway = gateway = Gateway(
@@ -219,6 +303,9 @@ class Controller:
             credentials.keys,
             "none" if settings.auth == "none" else "sigv4",
             signing_clock=RealClock(),  # signatures are real time, whatever the scale
+        )
+        self._own_calls = own_calls = OwnCalls(
+            services, OWN_CALLS, credentials.keys, settings.auth, signing_clock=RealClock()
         )
         collector = UnderstudyCollector(recorder, stores.records, self._runtime)
         health = HealthFace(
@@ -234,8 +321,12 @@ class Controller:
         pages = Starlette(routes=health.routes())
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
-            face = pages if scope["type"] == "http" and scope["path"] in HEALTH_PATHS else gateway
-            await face(scope, receive, send)
+            if scope["type"] == "http" and scope["path"] in HEALTH_PATHS:
+                await pages(scope, receive, send)
+            elif scope["type"] == "http" and own_calls.owns(scope["path"]):
+                await own_calls(scope, receive, send)
+            else:
+                await gateway(scope, receive, send)
 
         self._server = uvicorn.Server(
             uvicorn.Config(
@@ -251,17 +342,31 @@ class Controller:
             )
         )
 
+    def _nudge(self) -> None:
+        """Tell every loop that reads records to look at them now."""
+        self._loop.nudge()
+        self._labelling.nudge()
+
     def run(self) -> None:
         """Serve until SIGTERM; workers run on."""
         Path("controller.sock").unlink(missing_ok=True)
+        self._started_s = time.monotonic()
+        self._alarming.start()  # before the loop that acts on what alarms say
         self._loop.start()
         self._collecting.start()
+        self._labelling.start()
+        self._delivering.start()
         try:
             self._server.run()
         finally:
             self._gateway.close()
+            self._own_calls.close()
             self._loop.stop()
+            self._labelling.stop()
             self._collecting.stop()
+            self._alarming.stop()
+            self._delivering.stop()
+            self._delivery.close()
             self._collector.collect_once()  # what the routers completed when they ended
             self._publisher.close()
             self._runtime.close()

@@ -19,12 +19,16 @@ COMMANDS = {
     ),
     "exec": ("understudy.cli.execute:command", "Run a command whose AWS calls all go to a server."),
     "status": ("understudy.cli.status:command", "Show processes, endpoints, variants and their shares."),
+    "rollout": ("understudy.cli.rollout:command", "Watch an update take the traffic, or roll it back."),
+    "events": ("understudy.cli.events:command", "Show what happened to an endpoint, and who asked for it."),
     "shadow": (
         "understudy.cli.shadow:command",
         "Test a model on copies of live requests; promote or remove it.",
     ),
     "logs": ("understudy.cli.logs:command", "Show what an endpoint's models print."),
     "compare": ("understudy.cli.compare:command", "Compare a shadow's answers with production's."),
+    "labels": ("understudy.cli.labels:command", "Tell what became of an endpoint's requests."),
+    "quality": ("understudy.cli.quality:command", "Show how right each variant is on labelled requests."),
     "demo": ("understudy.cli.demo:command", "Train two models and A/B test them, in about a minute."),
 }
 """Command -> (``module:attribute``, one line of help)."""

@@ -84,8 +84,14 @@ class Publisher:
 
     # --- what control asks --------------------------------------------------------------------------
 
-    def publish(self, endpoints: dict[str, EndpointRoute]) -> None:
-        """Make these the routes, if they are not: store the table, then send it to every router."""
+    def publish(
+        self, endpoints: dict[str, EndpointRoute], on_stored: Callable[[], None] = lambda: None
+    ) -> None:
+        """Make these the routes, if they are not: store the table, then send it to every router.
+
+        Args:
+            on_stored: Called between the two.
+        """
         with self._lock:
             before = self._table
             if endpoints == before.endpoints and before.version >= self._floor:
@@ -97,6 +103,7 @@ class Publisher:
             self._table = RoutingTable(version=version, endpoints=dict(endpoints))
             write_table(self._run_dir / "table.json", self._table)
             links = list(self._links)
+        on_stored()
         for link in links:
             self._send_table(link)
 

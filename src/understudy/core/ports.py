@@ -6,13 +6,14 @@ contract suite in ``tests/contracts`` that every implementation passes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from understudy.core.metrics import Bucket, Datum, SeriesKey
 from understudy.core.models import Container
+from understudy.core.outcomes import Added, KeptOutcome, Outcome, Tally
 
 
 class Clock(Protocol):
@@ -164,8 +165,21 @@ class Records(Protocol):
         """
         ...
 
-    def events(self, subject: str | None, after_sequence: int, limit: int) -> list[Event]:
-        """Read the audit trail in order; ``subject`` None reads all."""
+    def events(
+        self,
+        subject: str | None,
+        after_sequence: int,
+        limit: int,
+        *,
+        kinds: Collection[str] = (),
+        newest_first: bool = False,
+    ) -> list[Event]:
+        """Read the audit trail in order; ``subject`` None reads all.
+
+        Args:
+            kinds: Only events of these kinds; empty for all.
+            newest_first: Read backwards: from before ``after_sequence``, or from the end where it is 0.
+        """
         ...
 
     def close(self) -> None:
@@ -343,6 +357,35 @@ class Series(Protocol):
         ...
 
 
+# --- outcomes ----------------------------------------------------------------------------------------
+
+
+class Outcomes(Protocol):
+    """Labels and other outcomes of requests.  What ``add`` returned from is on disk."""
+
+    def add(self, endpoint: str, outcomes: Sequence[Outcome], received_at_s: float) -> Added:
+        """Keep what is reported for the first time, count the rest; all of the batch or nothing."""
+        ...
+
+    def find(
+        self, endpoint: str, name: str, ids: Collection[str], subject: str = "id"
+    ) -> dict[str, KeptOutcome]:
+        """Return the outcomes of that name by id, of those ids that have one."""
+        ...
+
+    def after(self, endpoint: str, sequence: int, limit: int) -> list[KeptOutcome]:
+        """Return outcomes with a greater sequence, in order."""
+        ...
+
+    def tallies(self, endpoint: str) -> list[Tally]:
+        """Count reports, sorted by name and subject."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
 # --- logs ------------------------------------------------------------------------------------------
 
 
@@ -414,6 +457,7 @@ class InstanceSpec:
         log_stream: ``VARIANT/...``; the group is the endpoint's.
         vcpus: Of the instance type: threads per model.
         memory_bytes: Of the instance type.
+        cpu_percent: The most that its processes may use together, 100 is one processor; 0: no ceiling.
     """
 
     instance_id: str
@@ -428,6 +472,7 @@ class InstanceSpec:
     startup_timeout_s: int
     download_timeout_s: int
     shadow: bool = False
+    cpu_percent: int = 0
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,10 @@ class Router:
             return
         target = invocation.target_variant
         if target is not None:
-            variant = endpoint.variants.get(target)
+            green = endpoint.green
+            variant = (
+                endpoint.variants.get(target) if green is None else endpoint.targeted(target, self._draw())
+            )
         else:
             variant = endpoint.only or endpoint.choose(self._draw())
         if variant is None:
@@ -422,22 +425,34 @@ class Router:
             self._fail_by_model(call, 0, "The model's process ended within the stream.", now_ns)
         elif deaths >= DEADLY:
             self._fail_by_model(call, 0, _DEADLY, now_ns, container)
-        elif not self._try_elsewhere(call, link):
+        elif self._try_elsewhere(call, link):
+            pass
+        elif call.variant.wanted > 1:
+            # The others are missing only for the moment, and who tries again finds one: 503 says so.
+            assert call.caller is not None
+            refusal = _no_instance(call.invocation.endpoint, call.variant.name)
+            self._refuse_counted(call.caller, call.variant, refusal)
+            if call.event is not None:
+                call.event.drop()
+        else:
             self._fail_by_model(call, 0, message, now_ns, container)
 
     def _try_elsewhere(self, call: Call, failed: InstanceLink) -> bool:
         """Hand a call to another instance, once; False when there is none."""
-        variant = call.variant
         endpoint = self.board.endpoints.get(call.invocation.endpoint)
-        current = None if endpoint is None else endpoint.variants.get(variant.name)
-        link = None if call.retried else (current or variant).choose_link(failed)
-        if link is None or link.is_full:
+        if call.retried:
             return False
-        call.retried = True
-        call.handed_ns = time.monotonic_ns()
-        call.due_ns = call.handed_ns + variant.timeout_ns
-        link.submit(call, call.invocation.wire_head(variant.name), call.body)
-        return True
+        for variant in (*(() if endpoint is None else endpoint.again(call.variant)), call.variant):
+            link = variant.choose_link(failed)
+            if link is None or link.is_full:
+                continue
+            call.retried = True
+            call.variant = variant  # in an update the other fleet's: who answers is who is counted
+            call.handed_ns = time.monotonic_ns()
+            call.due_ns = call.handed_ns + variant.timeout_ns
+            link.submit(call, call.invocation.wire_head(variant.name), call.body)
+            return True
+        return False
 
     def link_settled(self, link: InstanceLink) -> None:
         """See :class:`Desk`."""

@@ -1,0 +1,12 @@
+"""Every own call this version has."""
+
+from __future__ import annotations
+
+from understudy.operations.understudy import outcomes, quality, rollouts
+from understudy.operations.understudy.calls import OwnCall
+
+OWN_CALLS: tuple[OwnCall, ...] = (
+    *outcomes.OWN_CALLS,
+    *quality.OWN_CALLS,
+    *rollouts.OWN_CALLS,
+)
