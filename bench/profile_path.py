@@ -40,7 +40,7 @@ def router_stages(row: str, score: str) -> dict[str, float]:
     from botocore.awsrequest import AWSRequest
     from botocore.credentials import Credentials
 
-    from understudy.core.routing import EndpointRoute, VariantRoute
+    from understudy.core.routing import VariantRoute
     from understudy.core.signing import SignedRequest, verify
     from understudy.dataplane import answers
     from understudy.dataplane.accounting import Ledger
@@ -82,9 +82,7 @@ def router_stages(row: str, score: str) -> dict[str, float]:
 
     ledger = Ledger()
     routes = tuple(VariantRoute(name, 1.0, "config", ()) for name in ("a", "b"))
-    endpoint = Endpoint(
-        EndpointRoute("churn", routes), [Variant(route, "churn", [], ledger) for route in routes]
-    )
+    endpoint = Endpoint("churn", [(1.0, Variant(route, "churn", [], ledger)) for route in routes])
     draw = splitmix64(1)
     invocation = read_invocation(head)
     assert invocation is not None
