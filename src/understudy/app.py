@@ -38,6 +38,7 @@ from understudy.control.experiments import ExperimentLoop
 from understudy.control.failpoints import VARIABLE as FAILPOINT_VARIABLE
 from understudy.control.failpoints import UnknownFailpoint, arm
 from understudy.control.ground_truth import GroundTruthLoop
+from understudy.control.leftovers import Leftovers
 from understudy.control.loop import Chore, Loop
 from understudy.control.publisher import Publisher
 from understudy.control.recording import Recorder
@@ -77,6 +78,7 @@ ROLL_UP_EVERY_S = 60.0
 ALARMS_SETTLE_S = 1.0
 ALARMS_EVERY_S = 0.1  # how soon after it is due an alarm is looked at
 DELIVER_EVERY_S = 0.5
+LEFTOVERS_EVERY_S = 1.0
 COLLECT_EVERY_S = 2.0  # routers complete a segment of captured records as often
 READ_GROUND_TRUTH_EVERY_S = 5.0
 HEALTH_PATHS = frozenset({"/healthz", "/metrics", "/understudy/v1/status"})
@@ -230,10 +232,11 @@ class Controller:
         self._collector = Collector(
             settings.spool_dir, stores.objects, stores.objects, clock, entropy, recorder.on_captured
         )
+        self._leftovers = Leftovers(settings.run_dir / "counts", self._collector, recorder.on_metrics)
         # A thread of its own: megabytes of records on their way to a slow store hold up nothing else.
         self._collecting = Loop(
             lambda _: self._collector.collect_once(),
-            [],
+            [Chore("leftovers of routers", LEFTOVERS_EVERY_S, self._leftovers.hand_in)],
             time.monotonic,
             name="capture",
             idle_wait_s=COLLECT_EVERY_S,
@@ -368,6 +371,7 @@ class Controller:
             self._delivering.stop()
             self._delivery.close()
             self._collector.collect_once()  # what the routers completed when they ended
+            self._leftovers.hand_in()
             self._publisher.close()
             self._runtime.close()
             self._stores.close()

@@ -66,11 +66,12 @@ class Router:
         on_suspect: Callable[[str, str, float], None],
         wall_s: Callable[[], float] = time.monotonic,
         open_spool: Callable[[], Spool] | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self.gate = gate
         self.loop = loop
         self.controller_path = controller_path
-        self.ledger = Ledger()
+        self.ledger = Ledger() if ledger is None else ledger
         own_draw = splitmix64(int.from_bytes(os.urandom(8), "big"))
         self.tap = Tap(self.ledger, loop, draw=own_draw, wall_s=wall_s, open_spool=open_spool)
         self.tee = Tee(self, self.ledger, self.tap, loop, draw=own_draw)
@@ -119,11 +120,11 @@ class Router:
             self._no_variant(caller, invocation)
             return
         if invocation.fault is not None:
-            self._refuse_counted(caller, variant, ValidationError(invocation.fault))
+            self._refuse_counted(caller, variant, ValidationError(invocation.fault), handed=False)
             return
         link = variant.choose_link()
         if link is None:
-            self._refuse_counted(caller, variant, _no_instance(endpoint.name, variant.name))
+            self._refuse_counted(caller, variant, _no_instance(endpoint.name, variant.name), handed=False)
             return
         if link.is_full:
             self._refuse_as_full(caller, endpoint.name, variant)
@@ -168,8 +169,12 @@ class Router:
         self.ledger.refuse(error.code)
         caller.finish(answers.render_error(error, self.request_id(), closes=not caller.keep_alive))
 
-    def _refuse_counted(self, caller: Caller, variant: Variant, error: ApiError) -> None:
-        variant.tally.failed(variant.share, error.status, by_model=False, model_us=None, overhead_us=None)
+    def _refuse_counted(
+        self, caller: Caller, variant: Variant, error: ApiError, *, handed: bool = True
+    ) -> None:
+        variant.tally.failed(
+            variant.share, error.status, by_model=False, model_us=None, overhead_us=None, handed=handed
+        )
         caller.finish(answers.render_error(error, self.request_id(), closes=not caller.keep_alive))
 
     def _refuse_as_full(self, caller: ClientConnection, endpoint: str, variant: Variant) -> None:
@@ -179,10 +184,12 @@ class Router:
             text = f"Variant {variant.name} of endpoint {endpoint} has too many requests in its queues."
             error = ServiceUnavailable(text)
             if not caller.keep_alive:
-                self._refuse_counted(caller, variant, error)
+                self._refuse_counted(caller, variant, error, handed=False)
                 return
             template = variant.refusal = answers.error_template(error, self._ids)
-        variant.tally.failed(variant.share, 503, by_model=False, model_us=None, overhead_us=None)
+        variant.tally.failed(
+            variant.share, 503, by_model=False, model_us=None, overhead_us=None, handed=False
+        )
         self._number = number = self._number + 1
         caller.finish(template % number)
 
@@ -223,17 +230,17 @@ class Router:
                 if event is not None and event.holds:
                     self._hold(call, head, body, template % (number, len(body), body), received_ns)
                     continue
-                if len(body) < wire.LARGE_BYTES:
-                    caller.finish(template % (number, len(body), body))
-                else:
-                    caller.finish(template % (number, len(body), b""), body)
+                large = len(body) >= wire.LARGE_BYTES
+                answer = template % (number, len(body), b"" if large else body)
+                # Counted before it leaves: a caller of a killed router has no answer that is not counted.
                 model_us = (received_ns - call.handed_ns) // 1000
                 total_us = (time.monotonic_ns() - call.started_ns) // 1000
                 variant.tally.answered(variant.share, model_us, total_us - model_us)
-                if self._deaths:
-                    self._deaths.clear(call.invocation.endpoint, call.body)
                 if event is not None:
                     self.tap.take(event, call, head, body)
+                caller.finish(answer, body if large else b"")
+                if self._deaths:
+                    self._deaths.clear(call.invocation.endpoint, call.body)
             else:
                 self._answer(call, status, head, body, received_ns)
 
@@ -283,15 +290,16 @@ class Router:
         if event is not None and event.holds:
             self._hold(call, head, body, last, received_ns)
             return
-        caller.finish(last)
         self._count_answered(call, received_ns)
         if event is not None:
             self.tap.take(event, call, head, body)
+        caller.finish(last)
 
     def _hold(self, call: Call, head: bytes, body: bytes, answer: bytes, received_ns: int) -> None:
         """Keep the record first: capture is durable."""
         event = call.event
         assert event is not None
+        event.count(call)
         self._holding.hold(call, answer, received_ns, lambda told: event.keep(call, head, body, told))
 
     def _release(self, call: Call, answer: bytes, received_ns: int, kept: bool) -> None:
@@ -300,12 +308,12 @@ class Router:
         if caller is None:
             return  # gone, and counted so
         if kept:
-            caller.finish(answer)
             self._count_answered(call, received_ns)
+            caller.finish(answer)
         elif call.streaming:
             broken = answers.exception_message("StreamBroken", _NOT_KEPT)
-            caller.finish(_framed(caller, broken, last=True))
             variant.tally.failed(variant.share, 503, by_model=False, model_us=None, overhead_us=None)
+            caller.finish(_framed(caller, broken, last=True))
         else:
             self._refuse_counted(caller, variant, ServiceUnavailable(_NOT_KEPT))
 
@@ -370,10 +378,10 @@ class Router:
             if event is not None and event.holds:
                 self._holding.hold(call, last, received_ns, functools.partial(event.keep_joined, call))
                 return
-            caller.finish(last)
             self._count_answered(call, received_ns)
             if event is not None:
                 event.keep_joined(call)
+            caller.finish(last)
         elif data:
             caller.send(_framed(caller, data, last=False))
 
@@ -397,7 +405,14 @@ class Router:
         overhead_us = None
         if model_us is not None:
             overhead_us = max(0, (time.monotonic_ns() - call.started_ns) // 1000 - model_us)
-        variant.tally.failed(variant.share, status, by_model=True, model_us=model_us, overhead_us=overhead_us)
+        variant.tally.failed(
+            variant.share,
+            status,
+            by_model=True,
+            model_us=model_us,
+            overhead_us=overhead_us,
+            handed=call.handed_ns != 0,
+        )
         if call.event is not None:
             call.event.drop()
 
