@@ -28,12 +28,14 @@ from starlette.types import Receive, Scope, Send
 
 from understudy.aws.gateway import Gateway
 from understudy.aws.own_calls import OwnCalls
+from understudy.capture.assignments import FOLDER, AssignmentCollector
 from understudy.capture.collector import Collector
 from understudy.console.health import HealthFace
 from understudy.console.prometheus import UnderstudyCollector
 from understudy.control.alarm_actions import ActionDelivery
 from understudy.control.alarms import AlarmLoop
 from understudy.control.endpoints import EndpointLoop
+from understudy.control.evidence import StageBook
 from understudy.control.experiments import ExperimentLoop
 from understudy.control.failpoints import VARIABLE as FAILPOINT_VARIABLE
 from understudy.control.failpoints import UnknownFailpoint, arm
@@ -58,7 +60,9 @@ from understudy.runtimes.environments import Environments
 from understudy.runtimes.images import Images
 from understudy.runtimes.local import LocalRuntime
 from understudy.settings import Settings, SettingsError, process_environment
+from understudy.stores.assignments import SqliteAssignments
 from understudy.stores.databases import CannotOpen
+from understudy.stores.evidence import SqliteEvidence
 from understudy.stores.logs import FileLogs
 from understudy.stores.migrations import NewerDatabase
 from understudy.stores.objects import DiskObjects
@@ -80,6 +84,7 @@ ALARMS_EVERY_S = 0.1  # how soon after it is due an alarm is looked at
 DELIVER_EVERY_S = 0.5
 LEFTOVERS_EVERY_S = 1.0
 COLLECT_EVERY_S = 2.0  # routers complete a segment of captured records as often
+LOG_EVERY_S = 0.5
 READ_GROUND_TRUTH_EVERY_S = 5.0
 HEALTH_PATHS = frozenset({"/healthz", "/metrics", "/understudy/v1/status"})
 
@@ -92,12 +97,16 @@ class Stores:
     series: SqliteSeries
     logs: FileLogs
     objects: DiskObjects | S3Objects
+    evidence: SqliteEvidence
+    assignments: SqliteAssignments
     outcomes: SqliteOutcomes
 
     def close(self) -> None:
         """Let go of files and connections."""
         self.records.close()
         self.series.close()
+        self.evidence.close()
+        self.assignments.close()
         self.outcomes.close()
         if isinstance(self.objects, DiskObjects):
             self.objects.close()
@@ -125,6 +134,8 @@ def open_stores(settings: Settings, clock: RealClock, entropy: RealEntropy) -> S
         series=SqliteSeries(data / "series.db"),
         logs=FileLogs(data / "logs", clock),
         objects=objects,
+        evidence=SqliteEvidence(data / "evidence.db"),
+        assignments=SqliteAssignments(data / "assignments.db"),
         outcomes=SqliteOutcomes(data / "outcomes.db"),
     )
 
@@ -174,13 +185,14 @@ class Controller:
         place = Place(settings.account_id, settings.region)
         self._stores = stores = open_stores(settings, clock, entropy)
         self._runtime = build_runtime(settings, stores, clock, entropy, place, environ, lifeline_fd)
-        recorder = Recorder(stores.series, clock)
+        recorder = Recorder(stores.series, clock, stores.evidence)
         self._publisher = Publisher(
             settings.run_dir,
             settings.router_count,
             on_metrics=recorder.on_metrics,
             on_change=lambda: self._loop.wake(),
             on_suspect=lambda instance_id, silent_s: hear_of_suspect(instance_id, silent_s),
+            stamp=StageBook(stores.evidence, clock).stamp,
         )
         try:
             failpoints = arm(environ.get(FAILPOINT_VARIABLE), settings.run_dir / "failpoints.json")
@@ -226,6 +238,12 @@ class Controller:
                 ),
                 Chore("instance metrics", INSTANCE_METRICS_EVERY_S, observe_instances),
                 Chore("roll up metrics", ROLL_UP_EVERY_S, lambda: stores.series.roll_up(clock.now_s())),
+                Chore("roll up evidence", ROLL_UP_EVERY_S, lambda: stores.evidence.roll_up(clock.now_s())),
+                Chore(
+                    "forget assignments",
+                    ROLL_UP_EVERY_S,
+                    lambda: stores.assignments.forget_old(clock.now_s()),
+                ),
             ],
             time.monotonic,
         )
@@ -240,6 +258,17 @@ class Controller:
             time.monotonic,
             name="capture",
             idle_wait_s=COLLECT_EVERY_S,
+        )
+        self._assignment_collector = AssignmentCollector(
+            settings.spool_dir / FOLDER, stores.assignments, recorder.on_logged
+        )
+        # Not behind megabytes of captured records: outcomes are joined with what it moves.
+        self._logging = Loop(
+            lambda _: self._assignment_collector.collect_once(),
+            [],
+            time.monotonic,
+            name="assignments",
+            idle_wait_s=LOG_EVERY_S,
         )
         ground_truth = GroundTruthLoop(stores.records, stores.objects, stores.outcomes, clock)
         self._labelling = Loop(
@@ -290,6 +319,9 @@ class Controller:
             objects=stores.objects,
             series=stores.series,
             logs=stores.logs,
+            stages=stores.evidence,
+            evidence=stores.evidence,
+            assignments=stores.assignments,
             outcomes=stores.outcomes,
             clock=clock,
             entropy=entropy,
@@ -357,6 +389,7 @@ class Controller:
         self._alarming.start()  # before the loop that acts on what alarms say
         self._loop.start()
         self._collecting.start()
+        self._logging.start()
         self._labelling.start()
         self._delivering.start()
         try:
@@ -367,10 +400,12 @@ class Controller:
             self._loop.stop()
             self._labelling.stop()
             self._collecting.stop()
+            self._logging.stop()
             self._alarming.stop()
             self._delivering.stop()
             self._delivery.close()
             self._collector.collect_once()  # what the routers completed when they ended
+            self._assignment_collector.collect_once()
             self._leftovers.hand_in()
             self._publisher.close()
             self._runtime.close()
