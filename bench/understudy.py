@@ -21,7 +21,7 @@ import boto3
 from botocore.config import Config
 
 from bench.contestants import Started
-from bench.environments import CACHE
+from bench.environments import CACHE, OWN_CODE
 from bench.processes import Running, StartFailed, start, wait_until
 from bench.work import Work
 
@@ -89,7 +89,7 @@ class Understudy:
         command = [sys.executable, "-m", "understudy.cli", "serve", "--ephemeral", "--port", "0"]
         command += ["--auth", auth, "--data-dir", str(self.data_dir)]
         command += ["--environments-dir", str(CACHE / "understudy-environments")]
-        self.running: Running = start(command, folder=place, log=place / "log", environment={})
+        self.running: Running = start(command, folder=place, log=place / "log", environment=OWN_CODE)
         self.url = ""
         try:
             wait_until(self._is_up, self.running, START_PATIENCE_S)

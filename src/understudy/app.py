@@ -37,6 +37,8 @@ from understudy.control.endpoints import EndpointLoop
 from understudy.control.experiments import ExperimentLoop
 from understudy.control.failpoints import VARIABLE as FAILPOINT_VARIABLE
 from understudy.control.failpoints import UnknownFailpoint, arm
+from understudy.control.ground_truth import GroundTruthLoop
+from understudy.control.leftovers import Leftovers
 from understudy.control.loop import Chore, Loop
 from understudy.control.publisher import Publisher
 from understudy.control.recording import Recorder
@@ -51,6 +53,7 @@ from understudy.operations.services import Services
 from understudy.operations.understudy.registry import OWN_CALLS
 from understudy.runtimes.artifacts import Artifacts
 from understudy.runtimes.containers import ContainerPreparation
+from understudy.runtimes.cpu_groups import CpuGroups
 from understudy.runtimes.environments import Environments
 from understudy.runtimes.images import Images
 from understudy.runtimes.local import LocalRuntime
@@ -60,6 +63,7 @@ from understudy.stores.logs import FileLogs
 from understudy.stores.migrations import NewerDatabase
 from understudy.stores.objects import DiskObjects
 from understudy.stores.objects_s3 import S3Objects
+from understudy.stores.outcomes import SqliteOutcomes
 from understudy.stores.records import SqlRecords, open_records
 from understudy.stores.series import SqliteSeries
 from understudy.system import RealClock, RealEntropy, boot_id
@@ -74,7 +78,9 @@ ROLL_UP_EVERY_S = 60.0
 ALARMS_SETTLE_S = 1.0
 ALARMS_EVERY_S = 0.1  # how soon after it is due an alarm is looked at
 DELIVER_EVERY_S = 0.5
+LEFTOVERS_EVERY_S = 1.0
 COLLECT_EVERY_S = 2.0  # routers complete a segment of captured records as often
+READ_GROUND_TRUTH_EVERY_S = 5.0
 HEALTH_PATHS = frozenset({"/healthz", "/metrics", "/understudy/v1/status"})
 
 
@@ -86,11 +92,13 @@ class Stores:
     series: SqliteSeries
     logs: FileLogs
     objects: DiskObjects | S3Objects
+    outcomes: SqliteOutcomes
 
     def close(self) -> None:
         """Let go of files and connections."""
         self.records.close()
         self.series.close()
+        self.outcomes.close()
         if isinstance(self.objects, DiskObjects):
             self.objects.close()
 
@@ -117,6 +125,7 @@ def open_stores(settings: Settings, clock: RealClock, entropy: RealEntropy) -> S
         series=SqliteSeries(data / "series.db"),
         logs=FileLogs(data / "logs", clock),
         objects=objects,
+        outcomes=SqliteOutcomes(data / "outcomes.db"),
     )
 
 
@@ -147,6 +156,8 @@ def build_runtime(
         entropy=entropy,
         place=place,
         lifeline_fd=lifeline_fd,
+        shadow_cpu_percent=settings.shadow_cpu_percent,
+        cpu_groups=CpuGroups(),
     )
 
 
@@ -221,13 +232,22 @@ class Controller:
         self._collector = Collector(
             settings.spool_dir, stores.objects, stores.objects, clock, entropy, recorder.on_captured
         )
+        self._leftovers = Leftovers(settings.run_dir / "counts", self._collector, recorder.on_metrics)
         # A thread of its own: megabytes of records on their way to a slow store hold up nothing else.
         self._collecting = Loop(
             lambda _: self._collector.collect_once(),
-            [],
+            [Chore("leftovers of routers", LEFTOVERS_EVERY_S, self._leftovers.hand_in)],
             time.monotonic,
             name="capture",
             idle_wait_s=COLLECT_EVERY_S,
+        )
+        ground_truth = GroundTruthLoop(stores.records, stores.objects, stores.outcomes, clock)
+        self._labelling = Loop(
+            lambda _: ground_truth.tick(),
+            [],
+            time.monotonic,
+            name="ground truth",
+            idle_wait_s=READ_GROUND_TRUTH_EVERY_S,
         )
         webhooks = parse_webhooks(settings.alarm_webhooks)
         self._delivery = ActionDelivery(stores.records, clock, webhooks, time_scale=settings.time_scale)
@@ -270,11 +290,12 @@ class Controller:
             objects=stores.objects,
             series=stores.series,
             logs=stores.logs,
+            outcomes=stores.outcomes,
             clock=clock,
             entropy=entropy,
             place=place,
             endpoint_url=facts["endpoint_url"],
-            nudge=self._loop.nudge,
+            nudge=self._nudge,
             nudge_alarms=nudge_alarms,
             webhooks=webhooks,
         )
@@ -324,6 +345,11 @@ class Controller:
             )
         )
 
+    def _nudge(self) -> None:
+        """Tell every loop that reads records to look at them now."""
+        self._loop.nudge()
+        self._labelling.nudge()
+
     def run(self) -> None:
         """Serve until SIGTERM; workers run on."""
         Path("controller.sock").unlink(missing_ok=True)
@@ -331,6 +357,7 @@ class Controller:
         self._alarming.start()  # before the loop that acts on what alarms say
         self._loop.start()
         self._collecting.start()
+        self._labelling.start()
         self._delivering.start()
         try:
             self._server.run()
@@ -338,11 +365,13 @@ class Controller:
             self._gateway.close()
             self._own_calls.close()
             self._loop.stop()
+            self._labelling.stop()
             self._collecting.stop()
             self._alarming.stop()
             self._delivering.stop()
             self._delivery.close()
             self._collector.collect_once()  # what the routers completed when they ended
+            self._leftovers.hand_in()
             self._publisher.close()
             self._runtime.close()
             self._stores.close()

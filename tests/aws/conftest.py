@@ -34,6 +34,7 @@ def make_services(region: str = "us-east-1") -> Services:
         objects=absent,
         series=absent,
         logs=absent,
+        outcomes=absent,
         clock=RealClock(),
         entropy=RealEntropy(),
         place=Place(region=region),

@@ -94,6 +94,7 @@ def face(tmp_path: Path) -> Iterator[Face]:
         objects=unused,
         series=series,
         logs=files,
+        outcomes=unused,
         clock=clock,
         entropy=RealEntropy(),
         place=Place(),

@@ -73,6 +73,7 @@ def face(tmp_path: Path) -> Iterator[Face]:
         objects=objects,
         series=cast(Any, None),
         logs=cast(Any, None),
+        outcomes=cast(Any, None),
         clock=clock,
         entropy=RealEntropy(),
         place=Place(),

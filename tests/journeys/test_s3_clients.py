@@ -64,6 +64,7 @@ def _served(root: Path) -> Iterator[str]:
         objects=store,
         series=unused,
         logs=unused,
+        outcomes=unused,
         clock=_Clock(),
         entropy=_Entropy(),
         place=Place(),

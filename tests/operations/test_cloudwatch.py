@@ -51,6 +51,7 @@ def services(series: Series) -> Services:
         objects=unused,
         series=series,
         logs=unused,
+        outcomes=unused,
         clock=FixedClock(),
         entropy=unused,
         place=Place(),

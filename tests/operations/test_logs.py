@@ -68,6 +68,7 @@ def services(store: tuple[Logs, Write]) -> Services:
         objects=unused,
         series=unused,
         logs=store[0],
+        outcomes=unused,
         clock=FixedClock(),
         entropy=unused,
         place=Place(),

@@ -63,6 +63,7 @@ def _services(store: Any, clock: _Clock, region: str = "us-east-1") -> Services:
         objects=store,
         series=unused,
         logs=unused,
+        outcomes=unused,
         clock=clock,
         entropy=_Entropy(),
         place=Place(region=region),

@@ -26,6 +26,7 @@ def services(place: Place) -> Services:
         objects=NOTHING,
         series=NOTHING,
         logs=NOTHING,
+        outcomes=NOTHING,
         clock=NOTHING,
         entropy=NOTHING,
         place=place,

@@ -27,6 +27,8 @@ COMMANDS = {
     ),
     "logs": ("understudy.cli.logs:command", "Show what an endpoint's models print."),
     "compare": ("understudy.cli.compare:command", "Compare a shadow's answers with production's."),
+    "labels": ("understudy.cli.labels:command", "Tell what became of an endpoint's requests."),
+    "quality": ("understudy.cli.quality:command", "Show how right each variant is on labelled requests."),
     "demo": ("understudy.cli.demo:command", "Train two models and A/B test them, in about a minute."),
 }
 """Command -> (``module:attribute``, one line of help)."""

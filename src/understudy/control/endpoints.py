@@ -360,6 +360,7 @@ class EndpointLoop:
             startup_timeout_s=variant.startup_timeout_s,
             download_timeout_s=variant.download_timeout_s,
             shadow=variant.shadow,
+            cpu_percent=variant.cpu_percent,
         )
 
     def _stop_orphans(self, states: dict[str, list[InstanceState]]) -> bool:

@@ -63,6 +63,7 @@ class FleetVariant:
         startup_timeout_s: ContainerStartupHealthCheckTimeoutInSeconds.
         download_timeout_s: ModelDataDownloadTimeoutInSeconds.
         shadow: It gets copies and answers nobody.
+        cpu_percent: The most that each instance may use of the processors, 100 is one; 0: no ceiling.
         images: Filled by control once instances are up: per container the image as specified, as
             resolved, and the epoch seconds of the resolution.
     """
@@ -79,6 +80,7 @@ class FleetVariant:
     startup_timeout_s: int = 240
     download_timeout_s: int = 3600
     shadow: bool = False
+    cpu_percent: int = 0
     images: tuple[tuple[str, str, float], ...] = ()
 
 

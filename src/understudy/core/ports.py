@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from understudy.core.metrics import Bucket, Datum, SeriesKey
 from understudy.core.models import Container
+from understudy.core.outcomes import Added, KeptOutcome, Outcome, Tally
 
 
 class Clock(Protocol):
@@ -356,6 +357,35 @@ class Series(Protocol):
         ...
 
 
+# --- outcomes ----------------------------------------------------------------------------------------
+
+
+class Outcomes(Protocol):
+    """Labels and other outcomes of requests.  What ``add`` returned from is on disk."""
+
+    def add(self, endpoint: str, outcomes: Sequence[Outcome], received_at_s: float) -> Added:
+        """Keep what is reported for the first time, count the rest; all of the batch or nothing."""
+        ...
+
+    def find(
+        self, endpoint: str, name: str, ids: Collection[str], subject: str = "id"
+    ) -> dict[str, KeptOutcome]:
+        """Return the outcomes of that name by id, of those ids that have one."""
+        ...
+
+    def after(self, endpoint: str, sequence: int, limit: int) -> list[KeptOutcome]:
+        """Return outcomes with a greater sequence, in order."""
+        ...
+
+    def tallies(self, endpoint: str) -> list[Tally]:
+        """Count reports, sorted by name and subject."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
 # --- logs ------------------------------------------------------------------------------------------
 
 
@@ -427,6 +457,7 @@ class InstanceSpec:
         log_stream: ``VARIANT/...``; the group is the endpoint's.
         vcpus: Of the instance type: threads per model.
         memory_bytes: Of the instance type.
+        cpu_percent: The most that its processes may use together, 100 is one processor; 0: no ceiling.
     """
 
     instance_id: str
@@ -441,6 +472,7 @@ class InstanceSpec:
     startup_timeout_s: int
     download_timeout_s: int
     shadow: bool = False
+    cpu_percent: int = 0
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,14 @@ import setproctitle
 import uvloop
 
 from understudy.capture.spool import SpoolWriter
+from understudy.dataplane.accounting import Ledger
 from understudy.dataplane.capturing import KIND
 from understudy.dataplane.connection import ClientConnection
 from understudy.dataplane.control_link import ControlLink
 from understudy.dataplane.dice import splitmix64
 from understudy.dataplane.gate import BadCredentials, Gate
 from understudy.dataplane.instances import PING_EVERY_S
+from understudy.dataplane.journal import SUFFIX, Journal
 from understudy.dataplane.router import Router
 from understudy.dataplane.table import load_table
 from understudy.worker.process import watch_lifeline
@@ -98,6 +100,7 @@ class _Process:
     def __init__(self, options: argparse.Namespace, draw: Callable[[], float]) -> None:
         self._options = options
         self._draw = draw
+        self._boot = os.urandom(8).hex()
         self._second = 0
         self._last_sweep_s = self._last_ping_s = self._last_close_s = time.monotonic()
 
@@ -121,6 +124,7 @@ class _Process:
             controller_path=Path("controller.sock"),
             wall_s=self._wall_s,
             open_spool=None if options.spool_dir is None else self._open_spool,
+            ledger=Ledger(self._open_journal(), self._wall_s),
             on_table_change=lambda: self._control.routes_changed(),
             on_suspect=lambda instance_id, reason, silent_s: self._control.suspect(
                 instance_id, reason, silent_s
@@ -128,6 +132,7 @@ class _Process:
         )
         self._control = ControlLink(
             options.router,
+            self._boot,
             Path("control.sock"),
             board=self._router.board,
             ledger=self._router.ledger,
@@ -160,6 +165,14 @@ class _Process:
         await self._end(server)
         return 0
 
+    def _open_journal(self) -> Journal | None:
+        """Have counts outlive this process; the controller hands in what a killed router leaves."""
+        try:
+            return Journal(Path("counts") / f"{self._options.router}-{self._boot}{SUFFIX}")
+        except OSError as error:
+            log.error("counts of the last second are lost if this router is killed: no journal: %s", error)
+            return None
+
     def _open_spool(self) -> SpoolWriter:
         """Start keeping records: some endpoint captures."""
         options, loop, ledger = self._options, self._loop, self._router.ledger
@@ -171,9 +184,7 @@ class _Process:
             else:
                 loop.call_soon_threadsafe(ledger.note, KIND, endpoint, variant, outcome, count)
 
-        return SpoolWriter(
-            options.spool_dir, options.router, os.urandom(8).hex(), on_shed=shed, wall_s=self._wall_s
-        )
+        return SpoolWriter(options.spool_dir, options.router, self._boot, on_shed=shed, wall_s=self._wall_s)
 
     # --- housekeeping ------------------------------------------------------------------------------
 
@@ -183,6 +194,7 @@ class _Process:
         router = self._router
         router.end_overdue(time.monotonic_ns())
         second = int(self._wall_s())
+        router.ledger.tick(second)
         if second != self._second and now_s - self._last_close_s >= CLOSE_SECOND_S:
             router.ledger.close_second(self._second)
             self._second = second

@@ -36,6 +36,7 @@ from understudy.worker import wire
 
 if TYPE_CHECKING:
     from understudy.dataplane.connection import ClientConnection
+    from understudy.dataplane.familiar import Familiar
     from understudy.dataplane.gate import Gate
     from understudy.dataplane.guard import Head
 
@@ -49,6 +50,7 @@ class Router:
 
     Attributes:
         heads: Unsigned invoke heads already read, by their bytes: a keep-alive client repeats itself.
+        familiar: The same for SDKs' heads, signed ones too, by what :func:`familiar.cut` leaves of them.
         stopping: Answers carry ``Connection: close``.
         reserved_bytes: Announced bodies that are still coming in.
     """
@@ -64,17 +66,19 @@ class Router:
         on_suspect: Callable[[str, str, float], None],
         wall_s: Callable[[], float] = time.monotonic,
         open_spool: Callable[[], Spool] | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self.gate = gate
         self.loop = loop
         self.controller_path = controller_path
-        self.ledger = Ledger()
+        self.ledger = Ledger() if ledger is None else ledger
         own_draw = splitmix64(int.from_bytes(os.urandom(8), "big"))
         self.tap = Tap(self.ledger, loop, draw=own_draw, wall_s=wall_s, open_spool=open_spool)
         self.tee = Tee(self, self.ledger, self.tap, loop, draw=own_draw)
         self.board = Switchboard(self, self.ledger, loop, on_table_change, self.tee)
         self._holding = Holding(loop, self._release)
         self.heads: dict[bytes, Head] = {}
+        self.familiar: dict[bytes, Familiar] = {}
         self.connections: set[ClientConnection] = set()
         self.stopping = False
         self.reserved_bytes = 0
@@ -116,17 +120,14 @@ class Router:
             self._no_variant(caller, invocation)
             return
         if invocation.fault is not None:
-            self._refuse_counted(caller, variant, ValidationError(invocation.fault))
+            self._refuse_counted(caller, variant, ValidationError(invocation.fault), handed=False)
             return
         link = variant.choose_link()
         if link is None:
-            self._refuse_counted(caller, variant, _no_instance(endpoint.name, variant.name))
+            self._refuse_counted(caller, variant, _no_instance(endpoint.name, variant.name), handed=False)
             return
         if link.is_full:
-            message = (
-                f"Variant {variant.name} of endpoint {endpoint.name} has too many requests in its queues."
-            )
-            self._refuse_counted(caller, variant, ServiceUnavailable(message))
+            self._refuse_as_full(caller, endpoint.name, variant)
             return
         handed_ns = time.monotonic_ns()
         call = Call(caller, invocation, variant, body, started_ns, handed_ns)
@@ -168,9 +169,29 @@ class Router:
         self.ledger.refuse(error.code)
         caller.finish(answers.render_error(error, self.request_id(), closes=not caller.keep_alive))
 
-    def _refuse_counted(self, caller: Caller, variant: Variant, error: ApiError) -> None:
-        variant.tally.failed(variant.share, error.status, by_model=False, model_us=None, overhead_us=None)
+    def _refuse_counted(
+        self, caller: Caller, variant: Variant, error: ApiError, *, handed: bool = True
+    ) -> None:
+        variant.tally.failed(
+            variant.share, error.status, by_model=False, model_us=None, overhead_us=None, handed=handed
+        )
         caller.finish(answers.render_error(error, self.request_id(), closes=not caller.keep_alive))
+
+    def _refuse_as_full(self, caller: ClientConnection, endpoint: str, variant: Variant) -> None:
+        """Refuse at the least cost: in an overload most requests come this way."""
+        template = variant.refusal
+        if not template or not caller.keep_alive:
+            text = f"Variant {variant.name} of endpoint {endpoint} has too many requests in its queues."
+            error = ServiceUnavailable(text)
+            if not caller.keep_alive:
+                self._refuse_counted(caller, variant, error, handed=False)
+                return
+            template = variant.refusal = answers.error_template(error, self._ids)
+        variant.tally.failed(
+            variant.share, 503, by_model=False, model_us=None, overhead_us=None, handed=False
+        )
+        self._number = number = self._number + 1
+        caller.finish(template % number)
 
     def caller_gone(self, call: Call) -> None:
         """Tell the worker that nobody waits for this answer any more."""
@@ -209,14 +230,16 @@ class Router:
                 if event is not None and event.holds:
                     self._hold(call, head, body, template % (number, len(body), body), received_ns)
                     continue
-                caller.finish(template % (number, len(body), body))
+                answer = template % (number, len(body), body)
+                # Counted before it leaves: a caller of a killed router has no answer that is not counted.
                 model_us = (received_ns - call.handed_ns) // 1000
                 total_us = (time.monotonic_ns() - call.started_ns) // 1000
                 variant.tally.answered(variant.share, model_us, total_us - model_us)
-                if self._deaths:
-                    self._deaths.clear(call.invocation.endpoint, call.body)
                 if event is not None:
                     self.tap.take(event, call, head, body)
+                caller.finish(answer)
+                if self._deaths:
+                    self._deaths.clear(call.invocation.endpoint, call.body)
             else:
                 self._answer(call, status, head, body, received_ns)
 
@@ -266,15 +289,16 @@ class Router:
         if event is not None and event.holds:
             self._hold(call, head, body, last, received_ns)
             return
-        caller.finish(last)
         self._count_answered(call, received_ns)
         if event is not None:
             self.tap.take(event, call, head, body)
+        caller.finish(last)
 
     def _hold(self, call: Call, head: bytes, body: bytes, answer: bytes, received_ns: int) -> None:
         """Keep the record first: capture is durable."""
         event = call.event
         assert event is not None
+        event.count(call)
         self._holding.hold(call, answer, received_ns, lambda told: event.keep(call, head, body, told))
 
     def _release(self, call: Call, answer: bytes, received_ns: int, kept: bool) -> None:
@@ -283,12 +307,12 @@ class Router:
         if caller is None:
             return  # gone, and counted so
         if kept:
-            caller.finish(answer)
             self._count_answered(call, received_ns)
+            caller.finish(answer)
         elif call.streaming:
             broken = answers.exception_message("StreamBroken", _NOT_KEPT)
-            caller.finish(_framed(caller, broken, last=True))
             variant.tally.failed(variant.share, 503, by_model=False, model_us=None, overhead_us=None)
+            caller.finish(_framed(caller, broken, last=True))
         else:
             self._refuse_counted(caller, variant, ServiceUnavailable(_NOT_KEPT))
 
@@ -353,10 +377,10 @@ class Router:
             if event is not None and event.holds:
                 self._holding.hold(call, last, received_ns, functools.partial(event.keep_joined, call))
                 return
-            caller.finish(last)
             self._count_answered(call, received_ns)
             if event is not None:
                 event.keep_joined(call)
+            caller.finish(last)
         elif data:
             caller.send(_framed(caller, data, last=False))
 
@@ -380,7 +404,14 @@ class Router:
         overhead_us = None
         if model_us is not None:
             overhead_us = max(0, (time.monotonic_ns() - call.started_ns) // 1000 - model_us)
-        variant.tally.failed(variant.share, status, by_model=True, model_us=model_us, overhead_us=overhead_us)
+        variant.tally.failed(
+            variant.share,
+            status,
+            by_model=True,
+            model_us=model_us,
+            overhead_us=overhead_us,
+            handed=call.handed_ns != 0,
+        )
         if call.event is not None:
             call.event.drop()
 

@@ -34,6 +34,7 @@ class Variant:
     Attributes:
         share: 1 / instances, for InvocationsPerInstance; 0.0 without instances.
         templates: Success templates by a worker's answer head.
+        refusal: Template of the answer to a request that finds the queues full; made with the first.
         wanted: How many instances there should be.
     """
 
@@ -44,6 +45,7 @@ class Variant:
         "links",
         "name",
         "only_link",
+        "refusal",
         "share",
         "tally",
         "templates",
@@ -64,6 +66,7 @@ class Variant:
         self.timeout_ns = int(route.timeout_s * 1e9)
         self.tally = ledger.tally(endpoint, route.name, route.config_name)
         self.templates: dict[bytes, bytes] = {}
+        self.refusal = b""
         self._turn = 0
 
     def choose_link(self, avoid: InstanceLink | None = None) -> InstanceLink | None:

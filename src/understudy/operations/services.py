@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from understudy.core.names import Place
-from understudy.core.ports import Buckets, Clock, Entropy, Logs, Objects, Records, Series
+from understudy.core.ports import Buckets, Clock, Entropy, Logs, Objects, Outcomes, Records, Series
 from understudy.core.webhooks import WebhookPattern
 
 
@@ -27,6 +27,7 @@ class Services:
     objects: Objects
     series: Series
     logs: Logs
+    outcomes: Outcomes
     clock: Clock
     entropy: Entropy
     place: Place

@@ -2,7 +2,7 @@
 
 Owns what the operating system sees. Refuses models and requests.
 
-Main functions: ``set_title``, ``write_status``, ``watch_lifeline``.
+Main functions: ``set_title``, ``write_status``, ``watch_lifeline``, ``go_on_when_the_parent_ends``.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import ctypes
 import json
 import os
 import select
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-_PR_SET_NAME = 15  # linux/prctl.h
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PR_SET_NAME = 15
 
 
 def set_title(title: str) -> bool:
@@ -40,6 +42,17 @@ def set_title(title: str) -> bool:
     except (OSError, ValueError, IndexError, AttributeError):
         return False  # not Linux, or a sandbox without /proc: the --title argument is seen instead
     return True
+
+
+def go_on_when_the_parent_ends() -> None:
+    """Have the kernel continue this process, should it be stopped, whenever its parent ends.
+
+    Whoever holds a shadow below its ceiling of the processor by stopping it now and then may be killed in
+    between; nobody else might ever continue it, so that it would not see the end of its lifeline either.
+    """
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, int(signal.SIGCONT), 0, 0, 0)
 
 
 def write_status(

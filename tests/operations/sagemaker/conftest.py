@@ -132,6 +132,7 @@ class Caller:
             objects=self.objects,
             series=cast(Any, None),
             logs=cast(Any, None),
+            outcomes=cast(Any, None),
             clock=self.clock,
             entropy=CountingEntropy(),
             place=self.place,

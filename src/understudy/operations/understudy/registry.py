@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from understudy.operations.understudy import rollouts
+from understudy.operations.understudy import outcomes, quality, rollouts
 from understudy.operations.understudy.calls import OwnCall
 
-OWN_CALLS: tuple[OwnCall, ...] = (*rollouts.OWN_CALLS,)
+OWN_CALLS: tuple[OwnCall, ...] = (
+    *outcomes.OWN_CALLS,
+    *quality.OWN_CALLS,
+    *rollouts.OWN_CALLS,
+)
