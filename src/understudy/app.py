@@ -39,11 +39,15 @@ from understudy.control.alarms import AlarmLoop
 from understudy.control.endpoints import EndpointLoop
 from understudy.control.evidence import StageBook
 from understudy.control.experiments import ExperimentLoop
+from understudy.control.failpoints import VARIABLE as FAILPOINT_VARIABLE
+from understudy.control.failpoints import UnknownFailpoint, arm
 from understudy.control.ground_truth import GroundTruthLoop
 from understudy.control.label_evidence import LabelEvidence
+from understudy.control.leftovers import Leftovers
 from understudy.control.loop import Chore, Loop
 from understudy.control.publisher import Publisher
 from understudy.control.recording import Recorder
+from understudy.control.steady import SteadyClock
 from understudy.control.verdicts import VerdictLoop
 from understudy.core.alarm_transitions import ActionRules
 from understudy.core.endpoints import Endpoint
@@ -70,7 +74,7 @@ from understudy.stores.objects_s3 import S3Objects
 from understudy.stores.outcomes import SqliteOutcomes
 from understudy.stores.records import SqlRecords, open_records
 from understudy.stores.series import SqliteSeries
-from understudy.system import RealClock, RealEntropy
+from understudy.system import RealClock, RealEntropy, boot_id
 from understudy.worker.process import watch_lifeline
 
 log = logging.getLogger(__name__)
@@ -78,8 +82,11 @@ log = logging.getLogger(__name__)
 INDEX_LOGS_EVERY_S = 0.5  # how exact the times of log lines are
 INSTANCE_METRICS_EVERY_S = 5.0
 ROLL_UP_EVERY_S = 60.0
+# What routers counted while no controller listened is recorded and judged by then.
+ALARMS_SETTLE_S = 1.0
 ALARMS_EVERY_S = 0.1  # how soon after it is due an alarm is looked at
 DELIVER_EVERY_S = 0.5
+LEFTOVERS_EVERY_S = 1.0
 COLLECT_EVERY_S = 2.0  # routers complete a segment of captured records as often
 LOG_EVERY_S = 0.5
 READ_GROUND_TRUTH_EVERY_S = 5.0
@@ -187,6 +194,7 @@ class Controller:
         self, settings: Settings, facts: Mapping[str, Any], environ: Mapping[str, str], lifeline_fd: int
     ) -> None:
         self.settings = settings
+        self._started_s = time.monotonic()
         clock = RealClock(settings.time_scale, facts["time_anchor_s"])
         entropy = RealEntropy()
         place = Place(settings.account_id, settings.region)
@@ -201,7 +209,22 @@ class Controller:
             on_suspect=lambda instance_id, silent_s: hear_of_suspect(instance_id, silent_s),
             stamp=StageBook(stores.evidence, clock).stamp,
         )
-        endpoints = EndpointLoop(stores.records, self._runtime, self._publisher, clock, entropy, place)
+        try:
+            failpoints = arm(environ.get(FAILPOINT_VARIABLE), settings.run_dir / "failpoints.json")
+        except UnknownFailpoint as error:
+            raise SettingsError(str(error)) from error
+        steady = SteadyClock(clock, settings.run_dir / "steady.json", boot_id(), settings.time_scale)
+        endpoints = EndpointLoop(
+            stores.records,
+            self._runtime,
+            self._publisher,
+            steady,
+            entropy,
+            place,
+            failpoints=failpoints,
+            on_calm=steady.follow_wall,
+            alarms_settled=lambda: time.monotonic() - self._started_s >= ALARMS_SETTLE_S,
+        )
 
         experiments = ExperimentLoop(stores.records, clock, place)
 
@@ -242,10 +265,11 @@ class Controller:
         self._collector = Collector(
             settings.spool_dir, stores.objects, stores.objects, clock, entropy, recorder.on_captured
         )
+        self._leftovers = Leftovers(settings.run_dir / "counts", self._collector, recorder.on_metrics)
         # A thread of its own: megabytes of records on their way to a slow store hold up nothing else.
         self._collecting = Loop(
             lambda _: self._collector.collect_once(),
-            [],
+            [Chore("leftovers of routers", LEFTOVERS_EVERY_S, self._leftovers.hand_in)],
             time.monotonic,
             name="capture",
             idle_wait_s=COLLECT_EVERY_S,
@@ -388,6 +412,8 @@ class Controller:
     def run(self) -> None:
         """Serve until SIGTERM; workers run on."""
         Path("controller.sock").unlink(missing_ok=True)
+        self._started_s = time.monotonic()
+        self._alarming.start()  # before the loop that acts on what alarms say
         self._loop.start()
         self._collecting.start()
         self._logging.start()
@@ -395,7 +421,6 @@ class Controller:
         self._judging.start()
         self._measuring.start()
         self._delivering.start()
-        self._alarming.start()
         try:
             self._server.run()
         finally:
@@ -412,6 +437,7 @@ class Controller:
             self._delivery.close()
             self._collector.collect_once()  # what the routers completed when they ended
             self._assignment_collector.collect_once()
+            self._leftovers.hand_in()
             self._publisher.close()
             self._runtime.close()
             self._stores.close()

@@ -19,9 +19,15 @@ COMMANDS = {
     ),
     "exec": ("understudy.cli.execute:command", "Run a command whose AWS calls all go to a server."),
     "status": ("understudy.cli.status:command", "Show processes, endpoints, variants and their shares."),
+    "rollout": ("understudy.cli.rollout:command", "Watch an update take the traffic, or roll it back."),
+    "events": ("understudy.cli.events:command", "Show what happened to an endpoint, and who asked for it."),
     "shadow": (
         "understudy.cli.shadow:command",
         "Test a model on copies of live requests; promote or remove it.",
+    ),
+    "guardrail": (
+        "understudy.cli.guardrail:command",
+        "Check the alarms that roll updates back.",
     ),
     "logs": ("understudy.cli.logs:command", "Show what an endpoint's models print."),
     "compare": ("understudy.cli.compare:command", "Compare a shadow's answers with production's."),

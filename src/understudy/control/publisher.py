@@ -90,8 +90,14 @@ class Publisher:
 
     # --- what control asks --------------------------------------------------------------------------
 
-    def publish(self, endpoints: dict[str, EndpointRoute]) -> None:
-        """Make these the routes, if they are not: store the table, then send it to every router."""
+    def publish(
+        self, endpoints: dict[str, EndpointRoute], on_stored: Callable[[], None] = lambda: None
+    ) -> None:
+        """Make these the routes, if they are not: store the table, then send it to every router.
+
+        Args:
+            on_stored: Called between the two.
+        """
         with self._lock:
             before = self._table
             if endpoints == self._wished and before.version >= self._floor:
@@ -101,10 +107,11 @@ class Publisher:
             for name in stamped.keys() | before.endpoints.keys():
                 if stamped.get(name) != before.endpoints.get(name) or before.version < self._floor:
                     self._changed_in[name] = version
-            self._table = RoutingTable(version=version, endpoints=stamped)
-            self._wished = dict(endpoints)
-            write_table(self._run_dir / "table.json", self._table)
+            table = RoutingTable(version=version, endpoints=stamped)
+            write_table(self._run_dir / "table.json", table)
+            self._table, self._wished = table, dict(endpoints)
             links = list(self._links)
+        on_stored()
         for link in links:
             self._send_table(link)
 

@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Any
 
 from understudy.core.metrics import Summary
-from understudy.core.routing import EndpointRoute
+from understudy.core.routing import EndpointRoute, weighted_variants
 
 
 class Source(StrEnum):
@@ -36,7 +36,7 @@ class Arm:
     """Who may answer: one variant of one fleet.
 
     Attributes:
-        weight: As the route has it; 0.0 is a weight.
+        weight: As the route has it, and while two fleets serve its share of all requests; 0.0 is a weight.
     """
 
     variant: str
@@ -128,7 +128,9 @@ class KeptCounts:
 
 def arms_of(route: EndpointRoute) -> tuple[Arm, ...]:
     """List who may answer under a route."""
-    return tuple(Arm(one.name, one.config_name, one.fleet_id, one.weight) for one in route.variants)
+    return tuple(
+        Arm(one.name, one.config_name, one.fleet_id, weight) for one, weight in weighted_variants(route)
+    )
 
 
 def counts_of(items: Iterable[Mapping[str, Any]]) -> list[Counts]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from understudy.capture.assignments import AssignmentRecord
 from understudy.core.assignment import LOG_ALL, LOG_OFF, hash_prefix, waiting_time
+from understudy.core.routing import weighted_variants
 from understudy.core.stages import Source
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ KIND = "assignment"
 class Sticky:
     """The sticky assignment of one endpoint.
 
+    Args:
+        variants: Those of ``core.routing.weighted_variants``.
+
     Attributes:
         variants: Those that may answer, counted as chosen by a unit.
     """
@@ -40,11 +44,11 @@ class Sticky:
         self._sticky = route.sticky
         self.variants: list[Variant] = []
         names: dict[str, list[tuple[bytes, float, Variant]]] = {}
-        for one, variant in zip(route.variants, variants, strict=True):
-            if one.weight > 0.0:
+        for (one, weight), variant in zip(weighted_variants(route), variants, strict=True):
+            if weight > 0.0:
                 counted = variant.counted_by(variant.tally.of_source(Source.UNIT))
                 prefix = hash_prefix(route.name, one.name, one.fleet_id)
-                names.setdefault(one.name, []).append((prefix, one.weight, counted))
+                names.setdefault(one.name, []).append((prefix, weight, counted))
                 self.variants.append(counted)
         self._names = [
             (hash_prefix(route.name, name), sum(weight for _, weight, _ in fleets), fleets)
@@ -157,16 +161,29 @@ class Exposure:
         """Return the counts of the same variant by another source."""
         return self._tally.of_source(source)
 
+    def begin(self, share: float) -> None:
+        """See :meth:`Tally.begin`."""
+        self._tally.begin(share)
+
     def answered(self, share: float, model_us: int, overhead_us: int) -> None:
         """See :meth:`Tally.answered`."""
         self._tally.answered(share, model_us, overhead_us)
         self._keep(200, model_us)
 
     def failed(
-        self, share: float, status: int, *, by_model: bool, model_us: int | None, overhead_us: int | None
+        self,
+        share: float,
+        status: int,
+        *,
+        by_model: bool,
+        model_us: int | None,
+        overhead_us: int | None,
+        handed: bool = True,
     ) -> None:
         """See :meth:`Tally.failed`."""
-        self._tally.failed(share, status, by_model=by_model, model_us=model_us, overhead_us=overhead_us)
+        self._tally.failed(
+            share, status, by_model=by_model, model_us=model_us, overhead_us=overhead_us, handed=handed
+        )
         self._keep(424 if by_model else status, model_us)
 
     def _keep(self, status: int, model_us: int | None) -> None:

@@ -27,14 +27,16 @@ import uvloop
 from understudy.capture.assignments import FOLDER
 from understudy.capture.spool import SpoolWriter
 from understudy.dataplane import assignment, capturing
+from understudy.dataplane.accounting import Ledger
 from understudy.dataplane.connection import ClientConnection
 from understudy.dataplane.control_link import ControlLink
 from understudy.dataplane.dice import splitmix64
 from understudy.dataplane.gate import BadCredentials, Gate
 from understudy.dataplane.instances import PING_EVERY_S
+from understudy.dataplane.journal import SUFFIX, Journal
 from understudy.dataplane.router import Router
 from understudy.dataplane.table import load_table
-from understudy.worker.process import watch_lifeline
+from understudy.worker.process import keep_freed_memory, watch_lifeline
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ CAPTURE_QUEUED_BYTES = 64 << 20
 LOG_QUEUED_BYTES = 8 << 20
 METRICS_GRACE_S = 2.0
 FIRST_TABLE_S = 1.0
+KEPT_BYTES = 64 * 1024 * 1024  # of freed memory: ten of the largest bodies
 
 
 def main(argv: list[str], *, draw: Callable[[], float] | None = None) -> int:
@@ -66,6 +69,7 @@ def main(argv: list[str], *, draw: Callable[[], float] | None = None) -> int:
     setproctitle.setproctitle(f"understudy router {options.router}")
     os.chdir(options.run_dir)
     _raise_file_limit()
+    keep_freed_memory(KEPT_BYTES)
     try:
         return uvloop.run(_Process(options, draw or splitmix64(int.from_bytes(os.urandom(8), "big"))).run())
     except BadCredentials as error:
@@ -101,6 +105,7 @@ class _Process:
     def __init__(self, options: argparse.Namespace, draw: Callable[[], float]) -> None:
         self._options = options
         self._draw = draw
+        self._boot = os.urandom(8).hex()
         self._second = 0
         self._last_sweep_s = self._last_ping_s = self._last_close_s = time.monotonic()
 
@@ -125,6 +130,7 @@ class _Process:
             wall_s=self._wall_s,
             open_spool=None if options.spool_dir is None else self._open_spool,
             open_log=None if options.spool_dir is None else self._open_log,
+            ledger=Ledger(self._open_journal(), self._wall_s),
             on_table_change=lambda: self._control.routes_changed(),
             on_suspect=lambda instance_id, reason, silent_s: self._control.suspect(
                 instance_id, reason, silent_s
@@ -132,6 +138,7 @@ class _Process:
         )
         self._control = ControlLink(
             options.router,
+            self._boot,
             Path("control.sock"),
             board=self._router.board,
             ledger=self._router.ledger,
@@ -164,6 +171,14 @@ class _Process:
         await self._end(server)
         return 0
 
+    def _open_journal(self) -> Journal | None:
+        """Have counts outlive this process; the controller hands in what a killed router leaves."""
+        try:
+            return Journal(Path("counts") / f"{self._options.router}-{self._boot}{SUFFIX}")
+        except OSError as error:
+            log.error("counts of the last second are lost if this router is killed: no journal: %s", error)
+            return None
+
     def _open_spool(self) -> SpoolWriter:
         """Start keeping records: some endpoint captures."""
         return self._spool(self._options.spool_dir, capturing.KIND, CAPTURE_QUEUED_BYTES)
@@ -185,7 +200,7 @@ class _Process:
         return SpoolWriter(
             directory,
             options.router,
-            os.urandom(8).hex(),
+            self._boot,
             on_shed=shed,
             wall_s=self._wall_s,
             max_queued_bytes=max_queued_bytes,
@@ -199,6 +214,7 @@ class _Process:
         router = self._router
         router.end_overdue(time.monotonic_ns())
         second = int(self._wall_s())
+        router.ledger.tick(second)
         if second != self._second and now_s - self._last_close_s >= CLOSE_SECOND_S:
             router.ledger.close_second(self._second)
             self._second = second

@@ -5,8 +5,8 @@ while it has used more than its share, like a bucket that fills at the ceiling's
 is exact, whatever the number of processes and threads.  A process is signalled through its pidfd: never
 somebody who got its number.
 
-Nothing stays stopped: :meth:`Ceilings.lift` and :meth:`Ceilings.close` continue everybody, a runtime that takes
-over does so first, and a worker asks the kernel to continue it when its parent ends
+Nothing stays stopped: :meth:`Ceilings.lift` and :meth:`Ceilings.close` continue everybody, a runtime that
+takes over does so first, and a worker asks the kernel to continue it when its parent ends
 (``worker.process.go_on_when_the_parent_ends``).
 
 Source: proc_pid_stat(5), pidfd_send_signal(2).
