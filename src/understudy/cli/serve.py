@@ -44,6 +44,12 @@ Examples:
 @click.option("--file-roots", help="Folders below which file:// model data is allowed, separated by ':'.")
 @click.option("--images", type=click.Path(dir_okay=False), help="TOML file with further image entries.")
 @click.option("--environments-dir", type=click.Path(file_okay=False), help="Where model environments go.")
+@click.option(
+    "--shadow-cpu-percent",
+    type=int,
+    help="Ceiling of each shadow instance; 100: one processor.  [default: 0, none]",
+)
+@click.option("--alarm-webhooks", help="Where alarms may send to, e.g. 'https://hooks.example/*'.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
 @click.option("--config", "config_file", type=click.Path(dir_okay=False), help="TOML with these names.")
 def serve(config_file: str | None, **options: Any) -> None:
