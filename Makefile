@@ -70,8 +70,10 @@ format: $(STAMP) ## rewrite the code in the project's format
 bench: $(STAMP) ## measure against peers (QUICK=1: under 5 minutes; ARGS="--only mosec")
 	$(BIN)/python -m bench $(if $(filter-out 0,$(QUICK)),--quick) $(ARGS)
 
-soak: $(STAMP) ## is memory flat under load? (MINUTES=10)
+soak: $(STAMP) ## is memory flat under load (MINUTES=10), do rollouts survive every fault (about an hour)?
 	$(BIN)/python -m bench.soak --minutes $(or $(MINUTES),10)
+	UNDERSTUDY_LIVES=20000 $(BIN)/python -m pytest --timeout 3600 tests/core/test_rollout_simulation.py
+	$(BIN)/python -m bench.soak_rollouts
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) $(SDK2) $(SDK3) $(ORACLE) $(ORACLE3) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
