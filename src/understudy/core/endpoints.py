@@ -160,6 +160,7 @@ class Endpoint:
         update: The operation under way.
         next_fleet: Number of the next fleet.
         deployment_config: LastDeploymentConfig, by wire names.
+        extensions: Its ``understudy:`` tags by name without the prefix, e.g. ``{"sticky": "session-id"}``.
         mix: Only in UpdateRollbackFailed, and until an update has replaced it.
     """
 
@@ -176,4 +177,5 @@ class Endpoint:
     update: PendingUpdate | None = None
     next_fleet: int = 1
     deployment_config: dict[str, Any] | None = None
+    extensions: dict[str, str] = field(default_factory=dict)
     mix: Mix | None = None

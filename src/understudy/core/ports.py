@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+from understudy.core.assignment import Assignment, KeptAssignment, Receipt
 from understudy.core.metrics import Bucket, Datum, SeriesKey
 from understudy.core.models import Container
 from understudy.core.outcomes import Added, KeptOutcome, Outcome, Tally
+from understudy.core.stages import Arm, Counts, KeptCounts, Stage
 
 
 class Clock(Protocol):
@@ -350,6 +352,77 @@ class Series(Protocol):
     def read(self, key: SeriesKey, start_s: int, end_s: int, period_s: int) -> list[Bucket]:
         """Return the non-empty periods that start in [start_s, end_s), merged per unit, aligned to the
         period's multiples since the epoch, in order of start."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+# --- evidence --------------------------------------------------------------------------------------
+
+
+class Stages(Protocol):
+    """The stages of endpoints.  What ``begin`` and ``end`` returned from is on disk."""
+
+    def begin(self, endpoint: str, arms: Sequence[Arm], sticky: str, at_s: float) -> Stage:
+        """Begin an endpoint's next stage, and end the one before in the same step."""
+        ...
+
+    def end(self, endpoint: str, at_s: float) -> None:
+        """End an endpoint's stage; none that is open is no error."""
+        ...
+
+    def open(self) -> list[Stage]:
+        """Return the stage that is not ended of every endpoint that has one, by name."""
+        ...
+
+    def find(self, endpoint: str) -> list[Stage]:
+        """Return all stages of an endpoint, oldest first."""
+        ...
+
+
+class Evidence(Protocol):
+    """What became of the requests of each stage.  What ``record`` returned from is on disk."""
+
+    def record(self, counts: Sequence[Counts], *, source: str, sequence: int) -> bool:
+        """Keep counts, exactly once per (source, sequence).
+
+        Returns:
+            False when that source's sequence (or a later one) was recorded before.
+        """
+        ...
+
+    def read(self, endpoint: str, after: int = 0, limit: int = 1000) -> list[KeptCounts]:
+        """Return counts with ``sequence > after`` in the order in which they were kept."""
+        ...
+
+    def totals(self, endpoint: str) -> list[Counts]:
+        """Return the sums per stage, arm and source, by stage; ``at_s`` is their newest second."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+class Assignments(Protocol):
+    """Who was assigned what, request by request.  What ``add`` returned from is on disk."""
+
+    def add(self, batch: str, assignments: Sequence[Assignment]) -> Receipt:
+        """Keep a batch, once: one that was added and not forgotten is recognised by its name."""
+        ...
+
+    def forget_batch(self, batch: str) -> None:
+        """Forget a batch's name: it will not be added again."""
+        ...
+
+    def find(self, endpoint: str, ids: Collection[str]) -> dict[str, Assignment]:
+        """Look requests up by inference id or event id; of several with one id, the first to be routed."""
+        ...
+
+    def read(self, endpoint: str, after: int = 0, limit: int = 1000) -> list[KeptAssignment]:
+        """Return assignments with ``sequence > after`` in the order in which they were kept."""
         ...
 
     def close(self) -> None:

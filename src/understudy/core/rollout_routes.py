@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from understudy.core.assignment import logged_requests
 from understudy.core.deployments import production
 from understudy.core.endpoints import Endpoint, Fleet, FleetVariant
 from understudy.core.ports import InstanceStatus
@@ -160,6 +161,8 @@ def route_of(endpoint: Endpoint, instances: Iterable[InstanceView]) -> EndpointR
         shadows=_shadow_routes(leading, ready),
         capture=leading.capture,
         green=green,
+        sticky=endpoint.extensions.get("sticky", ""),
+        assignments=logged_requests(endpoint.extensions),
     )
 
 
@@ -173,6 +176,7 @@ def _production_routes(fleet: Fleet, ready: Ready) -> tuple[VariantRoute, ...]:
             timeout_s=MODEL_TIMEOUT_S,
             containers=_hostnames(variant),
             wanted=variant.desired_count,
+            fleet_id=fleet.fleet_id,
         )
         for variant in production(fleet)
     )

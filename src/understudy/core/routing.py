@@ -33,6 +33,7 @@ class VariantRoute:
         weight: Non-negative; 0.0 gets exactly none.
         config_name: For the EndpointConfigName dimension.
         timeout_s: How long the model may take (60 as on AWS).
+        fleet_id: Whose instances they are: blue's or green's.
         wanted: How many instances there should be; fewer are named while some are missing.
     """
 
@@ -42,6 +43,7 @@ class VariantRoute:
     instances: tuple[InstanceRoute, ...] = ()
     timeout_s: float = 60.0
     containers: tuple[str, ...] = ("primary",)
+    fleet_id: str = ""
     wanted: int = 1
 
 
@@ -109,6 +111,10 @@ class EndpointRoute:
         variants: Production variants: who may answer.
         shadows: Who gets copies.
         capture: None: nothing is kept.
+        stage: Number of the stage (``core.stages``) that this route belongs to; 0: of none.
+        sticky: What the endpoint's units are (``core.assignment``); empty: every request is drawn.
+        assignments: Which requests are logged with their assignment: ``all``, ``identified`` (those with an
+            InferenceId) or ``off``.
         green: A second fleet that answers a share of the requests; None: there is one.
     """
 
@@ -116,6 +122,9 @@ class EndpointRoute:
     variants: tuple[VariantRoute, ...]
     shadows: tuple[ShadowRoute, ...] = ()
     capture: CaptureRoute | None = None
+    stage: int = 0
+    sticky: str = ""
+    assignments: str = "off"
     green: GreenRoute | None = None
 
     def instances(self) -> Iterator[InstanceRoute]:
@@ -189,6 +198,24 @@ def _fleet_of(route: EndpointRoute, draw: float) -> tuple[tuple[VariantRoute, ..
     if draw < green.share:
         return green.variants, draw / green.share
     return route.variants, (draw - green.share) / (1.0 - green.share)
+
+
+def weighted_variants(route: EndpointRoute) -> list[tuple[VariantRoute, float]]:
+    """List who may answer a request that is not targeted, with weights that hold among all of them.
+
+    >>> blue, green = VariantRoute("v", 3.0, "c1"), VariantRoute("v", 3.0, "c2")
+    >>> shifting = EndpointRoute("e", (blue,), green=GreenRoute(0.25, (green,)))
+    >>> [weight for _, weight in weighted_variants(shifting)]
+    [0.75, 0.25]
+    """
+    if route.green is None:
+        return [(one, one.weight) for one in route.variants]
+    found = []
+    fleets = ((route.variants, 1.0 - route.green.share), (route.green.variants, route.green.share))
+    for variants, share in fleets:
+        total = sum(one.weight for one in variants)
+        found += [(one, share * one.weight / total if total > 0.0 else 0.0) for one in variants]
+    return found
 
 
 def shadow_share(shadow_weight: float, production_weight: float) -> float:

@@ -155,6 +155,11 @@ class Event:
         self.holds = capture.route.durable and bool(event_id)
 
     @property
+    def event_id(self) -> str | None:
+        """What the record will be found by; None when there will be none."""
+        return self._event_id or None
+
+    @property
     def keeps_output(self) -> bool:
         """Whether the answer's body will be in the record."""
         return bool(self._event_id) and self._capture.route.outputs

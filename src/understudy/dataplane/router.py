@@ -22,7 +22,9 @@ from understudy.core.errors import (
     ValidationError,
 )
 from understudy.dataplane import answers
-from understudy.dataplane.accounting import Ledger
+from understudy.dataplane.accounting import CLIENT_GONE, Ledger
+from understudy.dataplane.assignment import AssignmentLog
+from understudy.dataplane.assignment import Spool as LogSpool
 from understudy.dataplane.calls import Call, Caller
 from understudy.dataplane.capturing import Spool, Tap
 from understudy.dataplane.deaths import DEADLY, DeadlyBodies
@@ -41,8 +43,6 @@ if TYPE_CHECKING:
     from understudy.dataplane.guard import Head
 
 log = logging.getLogger(__name__)
-
-CLIENT_GONE = 499  # nginx's number for it: counts as the caller's, reaches nobody
 
 
 class Router:
@@ -66,6 +66,7 @@ class Router:
         on_suspect: Callable[[str, str, float], None],
         wall_s: Callable[[], float] = time.monotonic,
         open_spool: Callable[[], Spool] | None = None,
+        open_log: Callable[[], LogSpool] | None = None,
         ledger: Ledger | None = None,
     ) -> None:
         self.gate = gate
@@ -75,7 +76,8 @@ class Router:
         own_draw = splitmix64(int.from_bytes(os.urandom(8), "big"))
         self.tap = Tap(self.ledger, loop, draw=own_draw, wall_s=wall_s, open_spool=open_spool)
         self.tee = Tee(self, self.ledger, self.tap, loop, draw=own_draw)
-        self.board = Switchboard(self, self.ledger, loop, on_table_change, self.tee)
+        self.assignments = AssignmentLog(self.ledger, wall_s=wall_s, open_spool=open_log)
+        self.board = Switchboard(self, self.ledger, loop, on_table_change, self.tee, self.assignments)
         self._holding = Holding(loop, self._release)
         self.heads: dict[bytes, Head] = {}
         self.familiar: dict[bytes, Familiar] = {}
@@ -112,22 +114,29 @@ class Router:
         if target is not None:
             green = endpoint.green
             variant = (
-                endpoint.variants.get(target) if green is None else endpoint.targeted(target, self._draw())
+                endpoint.targets.get(target) if green is None else endpoint.targeted(target, self._draw())
             )
-        else:
+        elif endpoint.sticky is None:
             variant = endpoint.only or endpoint.choose(self._draw())
+        else:
+            variant = endpoint.sticky.choose(invocation) or endpoint.choose(self._draw())
         if variant is None:
             self._no_variant(caller, invocation)
             return
+        chosen, kept, exposure = variant, endpoint.log, None
+        if kept is not None and (kept.takes_all or invocation.is_identified):
+            exposure = kept.expose(chosen, invocation)
+            variant = exposure.variant
         if invocation.fault is not None:
             self._refuse_counted(caller, variant, ValidationError(invocation.fault), handed=False)
             return
-        link = variant.choose_link()
+        link = chosen.choose_link()
         if link is None:
             self._refuse_counted(caller, variant, _no_instance(endpoint.name, variant.name), handed=False)
             return
         if link.is_full:
             self._refuse_as_full(caller, endpoint.name, variant)
+            chosen.refusal = variant.refusal
             return
         handed_ns = time.monotonic_ns()
         call = Call(caller, invocation, variant, body, started_ns, handed_ns)
@@ -141,6 +150,8 @@ class Router:
         branch = endpoint.branch
         if branch is not None:
             branch.take(call)
+            if exposure is not None and call.event is not None:
+                exposure.event_id = call.event.event_id
 
     def _unrouted(self, caller: ClientConnection, invocation: Invocation) -> None:
         error: ApiError
@@ -230,14 +241,15 @@ class Router:
                 if event is not None and event.holds:
                     self._hold(call, head, body, template % (number, len(body), body), received_ns)
                     continue
-                answer = template % (number, len(body), body)
+                large = len(body) >= wire.LARGE_BYTES
+                answer = template % (number, len(body), b"" if large else body)
                 # Counted before it leaves: a caller of a killed router has no answer that is not counted.
                 model_us = (received_ns - call.handed_ns) // 1000
                 total_us = (time.monotonic_ns() - call.started_ns) // 1000
                 variant.tally.answered(variant.share, model_us, total_us - model_us)
                 if event is not None:
                     self.tap.take(event, call, head, body)
-                caller.finish(answer)
+                caller.finish(answer, body if large else b"")
                 if self._deaths:
                     self._deaths.clear(call.invocation.endpoint, call.body)
             else:
@@ -461,7 +473,9 @@ class Router:
             if link is None or link.is_full:
                 continue
             call.retried = True
-            call.variant = variant  # in an update the other fleet's: who answers is who is counted
+            # In an update it may be the other fleet's: it is counted as it was assigned, or a fleet that
+            # loses its requests would look as good as the one that answers them.
+            call.variant = variant.counted_by(call.variant.tally)
             call.handed_ns = time.monotonic_ns()
             call.due_ns = call.handed_ns + variant.timeout_ns
             link.submit(call, call.invocation.wire_head(variant.name), call.body)

@@ -7,7 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from understudy.core.names import Place
-from understudy.core.ports import Buckets, Clock, Entropy, Logs, Objects, Outcomes, Records, Series
+from understudy.core.ports import (
+    Assignments,
+    Buckets,
+    Clock,
+    Entropy,
+    Evidence,
+    Logs,
+    Objects,
+    Outcomes,
+    Records,
+    Series,
+    Stages,
+)
 from understudy.core.webhooks import WebhookPattern
 
 
@@ -27,6 +39,9 @@ class Services:
     objects: Objects
     series: Series
     logs: Logs
+    stages: Stages
+    evidence: Evidence
+    assignments: Assignments
     outcomes: Outcomes
     clock: Clock
     entropy: Entropy

@@ -13,9 +13,10 @@ from understudy.core.deployments import check_deployment
 from understudy.core.endpoints import Endpoint, EndpointStatus, FleetVariant, PendingUpdate
 from understudy.core.ports import Event, Put, Records, Stored
 from understudy.operations.sagemaker.endpoint_configs import get_config
+from understudy.operations.sagemaker.extensions import extensions_of
 from understudy.operations.sagemaker.fleets import check_size, plan_fleet
 from understudy.operations.sagemaker.listing import find_page
-from understudy.operations.sagemaker.tags import changes_for_new
+from understudy.operations.sagemaker.tags import changes_for_new, parse_tags
 from understudy.operations.sagemaker.wording import (
     ENDPOINT,
     already_exists,
@@ -80,6 +81,7 @@ def create_endpoint(services: Services, request: dict[str, Any]) -> dict[str, An
             modified_at_s=now_s,
             update=PendingUpdate("create", now_s, fleet, deployment, phase_at_s=now_s),
             next_fleet=2,
+            extensions=extensions_of(ENDPOINT, parse_tags(request.get("Tags", []))),
             deployment_config=deployment or None,
         )
         records.commit(
