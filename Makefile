@@ -73,8 +73,10 @@ bench: $(STAMP) ## measure against peers (QUICK=1: under 5 minutes; ARGS="--only
 bench-decisions: $(STAMP) ## right and wrong decisions of ours and others, simulated: docs/decision-bench.md (10 minutes; QUICK=1: one)
 	PYTHONPATH=src:. $(BIN)/python -m bench.decisions $(if $(filter-out 0,$(QUICK)),--quick) $(ARGS)
 
-soak: $(STAMP) ## is memory flat under load? (MINUTES=10)
+soak: $(STAMP) ## is memory flat under load (MINUTES=10), do rollouts survive every fault (about an hour)?
 	$(BIN)/python -m bench.soak --minutes $(or $(MINUTES),10)
+	UNDERSTUDY_LIVES=20000 $(BIN)/python -m pytest --timeout 3600 tests/core/test_rollout_simulation.py
+	$(BIN)/python -m bench.soak_rollouts
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) $(SDK2) $(SDK3) $(ORACLE) $(ORACLE3) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
