@@ -18,14 +18,13 @@ from understudy.capture.assignments import AssignmentRecord
 from understudy.core.assignment import LOG_ALL, LOG_OFF, hash_prefix, waiting_time
 from understudy.core.routing import weighted_variants
 from understudy.core.stages import Source
+from understudy.dataplane.accounting import ASSIGNMENT
 
 if TYPE_CHECKING:
     from understudy.core.routing import EndpointRoute
     from understudy.dataplane.accounting import Counter, Key, Ledger
     from understudy.dataplane.invocation import Invocation
     from understudy.dataplane.table import Variant
-
-KIND = "assignment"
 
 
 class Sticky:
@@ -102,9 +101,10 @@ class AssignmentLog:
 
     def offer(self, record: AssignmentRecord) -> None:
         """Hand a record to the spool; what is shed is counted."""
+        self._ledger.expect(ASSIGNMENT, record.endpoint, record.variant)
         if self._spool is None:
             if self._open_spool is None:
-                self._ledger.note(KIND, record.endpoint, record.variant, "disk")
+                self._ledger.note(ASSIGNMENT, record.endpoint, record.variant, "disk")
                 return
             self._spool = self._open_spool()
         self._spool.offer(record)
