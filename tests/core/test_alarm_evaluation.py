@@ -148,8 +148,8 @@ def test_reasons_as_cloudwatch_words_them() -> None:
     assert words(rule(2, 2), "-") == "Insufficient Data: 2 datapoints were unknown."
     assert words(rule(1, 1), "-") == "Insufficient Data: 1 datapoint was unknown."
     assert words(rule(2, 2, "breaching"), "-") == (
-        "Threshold Crossed: no datapoints were received for 2 periods and 2 missing datapoints were treated as "
-        "[Breaching]."
+        "Threshold Crossed: no datapoints were received for 2 periods and 2 missing datapoints were treated "
+        "as [Breaching]."
     )
     assert words(rule(3, 2, "notBreaching"), "X") == (
         "Threshold Crossed: 1 datapoint was received for 3 periods and 2 missing datapoints were treated as "
@@ -162,8 +162,9 @@ def test_reasons_of_m_out_of_n_tell_the_minimum() -> None:
     judged = evaluate(wanted, points("0 X 0"), END_S)
     assert judged.state is ALARM
     assert metric_reason(wanted, judged, ALARM) == (
-        "Threshold Crossed: 2 out of the last 3 datapoints [0.0 (01/01/70 08:15:00), 0.0 (01/01/70 08:05:00)] "
-        "were less than the threshold (1.0) (minimum 2 datapoints for OK -> ALARM transition)."
+        "Threshold Crossed: 2 out of the last 3 datapoints [0.0 (01/01/70 08:15:00), "
+        "0.0 (01/01/70 08:05:00)] were less than the threshold (1.0) "
+        "(minimum 2 datapoints for OK -> ALARM transition)."
     )
     assert metric_reason(wanted, Judgement(OK, judged.evaluated), OK).endswith(
         "(minimum 2 datapoints for ALARM -> OK transition)."

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -220,3 +223,38 @@ def test_a_webhook_that_is_not_allowed_names_the_setting(server: Any) -> None:
             AlarmActions=["http://169.254.169.254/latest/meta-data"],
         )
     assert caught.value.response["Error"]["Code"] == "ValidationError"
+
+
+def test_the_linter_from_the_shell(server: Any, tmp_path: Path) -> None:
+    """AWS's sample alarm, commented as 1 %, on the endpoint that served above."""
+    server.client("cloudwatch").put_metric_alarm(
+        AlarmName="aws-sample",
+        Namespace="AWS/SageMaker",
+        MetricName="Invocation5XXErrors",
+        Dimensions=[{"Name": "EndpointName", "Value": "churn"}, {"Name": "VariantName", "Value": "v"}],
+        Statistic="Average",
+        Period=60,
+        EvaluationPeriods=1,
+        Threshold=1,  # alarm on 1% 5xx error rate
+        ComparisonOperator="GreaterThanOrEqualToThreshold",
+        TreatMissingData="notBreaching",
+    )
+    deployment = {
+        "BlueGreenUpdatePolicy": {
+            "TrafficRoutingConfiguration": {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": 300}
+        },
+        "AutoRollbackConfiguration": {"Alarms": [{"AlarmName": "aws-sample"}]},
+    }
+    file = tmp_path / "update.json"
+    file.write_text(json.dumps({"DeploymentConfig": deployment}))
+    command = [sys.executable, "-m", "understudy.cli", "guardrail", "lint", "--endpoint", "churn"]
+    command += ["--deployment-config", str(file), "--data-dir", str(server.data_dir)]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert shown.returncode == 1, shown.stdout + shown.stderr
+    assert "error never-fires" in shown.stdout and "1 % is 0.01" in shown.stdout
+    told = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=60)
+    report = json.loads(told.stdout)
+    assert report["worst"] == "error" and report["alarms"][0]["name"] == "aws-sample"
+    command[command.index("churn")] = "no-such-endpoint"
+    missing = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert missing.returncode == 1 and "Could not find endpoint" in missing.stderr

@@ -25,6 +25,10 @@ COMMANDS = {
         "understudy.cli.shadow:command",
         "Test a model on copies of live requests; promote or remove it.",
     ),
+    "guardrail": (
+        "understudy.cli.guardrail:command",
+        "Check the alarms that roll updates back.",
+    ),
     "logs": ("understudy.cli.logs:command", "Show what an endpoint's models print."),
     "compare": ("understudy.cli.compare:command", "Compare a shadow's answers with production's."),
     "labels": ("understudy.cli.labels:command", "Tell what became of an endpoint's requests."),

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from understudy.core.alarm_data import Read, period_s_of, read_datapoints, rule_of, step_s_of
 from understudy.core.alarm_evaluation import evaluate
-from understudy.core.alarm_expressions import children_of, is_true, parse_rule
+from understudy.core.alarm_expressions import children_of, is_true, parse_rule, read_by
 from understudy.core.alarm_suppression import SuppressionSnapshot, suppression
 from understudy.core.alarm_transitions import ActionRules, actions_for, transition
 from understudy.core.alarm_wording import (
@@ -35,7 +35,12 @@ log = logging.getLogger(__name__)
 
 SETTLE_S = 0.5  # real seconds after a period's end until routers have told and it is written: 0.1 to 0.4
 LATE_S = 2.0  # and until what came late is there
+MOVES_PER_COMMIT = 100
 HELD_S = 2.0  # a state set by hand is not evaluated away before others could see it
+
+
+Move = tuple[Stored[Alarm], Alarm, Sequence[Put | Event]]
+"""An alarm's record, the alarm in its new state, and what is committed along with it."""
 
 
 class AlarmLoop:
@@ -85,11 +90,9 @@ class AlarmLoop:
                 for alarm in metric_alarms
                 if self._put_at_s.get(alarm.name) != alarm.configured_at_s or self._is_held(alarm)
             }
-        due = self._due()
         read = _cached(self._series.read)
-        changed = False
-        for name in due:
-            changed = self._evaluate_metric(self._alarms[name], read) or changed
+        moves = (self._evaluate_metric(self._alarms[name], read) for name in self._due())
+        changed = self._save_all([move for move in moves if move is not None])
         if changed or reread or self._waiting_composites():
             changed = self._evaluate_composites() or changed
         if changed:
@@ -127,12 +130,12 @@ class AlarmLoop:
 
     # --- metric alarms -------------------------------------------------------------------------------
 
-    def _evaluate_metric(self, stored: Stored[Alarm], read: Read) -> bool:
+    def _evaluate_metric(self, stored: Stored[Alarm], read: Read) -> Move | None:
         alarm = stored.value
         self._put_at_s[alarm.name] = alarm.configured_at_s
         if self._is_held(alarm):
             self._soon.add(alarm.name)
-            return False
+            return None
         self._soon.discard(alarm.name)
         rule = rule_of(alarm.request)
         step_s = step_s_of(rule.period_s)
@@ -144,21 +147,16 @@ class AlarmLoop:
             datapoints = []
         judged = evaluate(rule, datapoints, end_s)
         if judged.state is None or judged.state is alarm.state:
-            return False
+            return None
         now_s = self._clock.now_s()
-        return self._move(
-            stored,
+        after, changes = transition(
+            alarm,
             judged.state,
             metric_reason(rule, judged, judged.state),
             metric_reason_data(rule, judged, alarm.request, now_s),
             now_s,
         )
-
-    def _move(
-        self, stored: Stored[Alarm], state: AlarmState, reason: str, data: dict[str, object], now_s: float
-    ) -> bool:
-        after, changes = transition(stored.value, state, reason, data, now_s)
-        return self._save(stored, after, [*changes, *self._actions(stored, after, now_s)])
+        return stored, after, [*changes, *self._actions(stored, after, now_s)]
 
     def _actions(self, stored: Stored[Alarm], after: Alarm, now_s: float) -> Sequence[Put | Event]:
         tags = self._records.get(Tags, after.arn)
@@ -171,28 +169,54 @@ class AlarmLoop:
             None if tags is None else tags.value.tags,
         )
 
-    def _save(self, stored: Stored[Alarm], after: Alarm, changes: Iterable[Put | Event]) -> bool:
+    def _save_all(self, moves: Sequence[Move]) -> bool:
+        """Save moves, many in one commit: an outage that moves a thousand alarms costs a few syncs."""
+        saved = False
+        for at in range(0, len(moves), MOVES_PER_COMMIT):
+            batch = moves[at : at + MOVES_PER_COMMIT]
+            if self._save(batch):
+                saved = True
+                continue
+            for move in batch:  # one that was changed meanwhile must not keep the others back
+                saved = self._save([move]) or saved
+        return saved
+
+    def _save(self, moves: Sequence[Move]) -> bool:
+        changes: list[Put | Event] = []
+        for stored, after, more in moves:
+            changes += [Put(after, stored.version), *more]
         try:
-            self._records.commit([Put(after, stored.version), *changes])
+            self._records.commit(changes)
         except Conflict:
             # Changed or deleted meanwhile: whoever did that has nudged, the next round reads it.
             return False
-        log.info("alarm %s: %s -> %s: %s", after.name, stored.value.state, after.state, after.reason)
-        self._alarms[after.name] = Stored(after, stored.version + 1)
+        for stored, after, _ in moves:
+            log.info("alarm %s: %s -> %s: %s", after.name, stored.value.state, after.state, after.reason)
+            self._alarms[after.name] = Stored(after, stored.version + 1)
         return True
 
     # --- composite alarms ----------------------------------------------------------------------------
 
     def _evaluate_composites(self) -> bool:
-        """Bring composite alarms to rest; one round per level of them."""
-        composites = [name for name, stored in self._alarms.items() if stored.value.composite]
-        acted = False
-        for _ in range(len(composites) + 1):
-            moved = [name for name in composites if self._evaluate_composite(self._alarms[name])]
-            acted = acted or bool(moved)
-            if not moved:
-                break
-        return acted
+        """Bring composite alarms to rest, inner ones first: an outer one never sees half of a change."""
+        moved = [name for name in self._inner_first() if self._evaluate_composite(self._alarms[name])]
+        return bool(moved)
+
+    def _inner_first(self) -> list[str]:
+        """Order composite alarms so that each comes after those it reads."""
+        reads = {
+            name: [child for child in read_by(stored.value) if child in self._alarms]
+            for name, stored in self._alarms.items()
+            if stored.value.composite
+        }
+        order: list[str] = []
+        while reads:
+            ready = [name for name, children in reads.items() if not reads.keys() & children]
+            # There is no circle: PutCompositeAlarm refuses them.  Two puts at once may still have made one.
+            for name in ready or list(reads):
+                order.append(name)
+                del reads[name]
+        return order
 
     def _evaluate_composite(self, stored: Stored[Alarm]) -> bool:
         alarm, now_s = stored.value, self._clock.now_s()
@@ -220,7 +244,7 @@ class AlarmLoop:
             after = replace(after, suppressed_by=held_back, suppressed_at_s=now_s)
         if held_back is None:
             changes += self._actions(stored, after, now_s)
-        return self._save(stored, after, changes)
+        return self._save([(stored, after, changes)])
 
     def _held_back(self, alarm: Alarm, now_s: float, *, transitioned: bool) -> str | None:
         suppressor = alarm.request.get("ActionsSuppressor")

@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from understudy.core.alarms import AlarmState, alarm_name_of
+from understudy.core.alarms import Alarm, AlarmState, alarm_name_of
 
 MAX_CHILDREN = 100
 MAX_ELEMENTS = 500
@@ -183,6 +183,14 @@ def parse_rule(text: str) -> Rule:
 def children_of(rule: Rule) -> list[str]:
     """Name the alarms that a rule reads, in the order in which they are first named."""
     return list(dict.fromkeys(found.name for found in _walk(rule) if isinstance(found, InState)))
+
+
+def read_by(alarm: Alarm) -> list[str]:
+    """Name the alarms that a composite alarm reads: those of its rule, and its suppressor."""
+    suppressor = alarm.request.get("ActionsSuppressor")
+    return children_of(parse_rule(alarm.request["AlarmRule"])) + (
+        [] if suppressor is None else [alarm_name_of(suppressor)]
+    )
 
 
 def _walk(rule: Rule) -> Iterator[Rule]:

@@ -451,7 +451,7 @@ class ClientConnection(asyncio.Protocol):
         ):
             self.abort()  # a stream's reader that has fallen behind for good
 
-    def finish(self, data: bytes) -> None:
+    def finish(self, data: bytes, body: bytes = b"") -> None:
         """Write the (end of the) answer and go on to what came next."""
         self.call = None
         self.served += 1
@@ -459,7 +459,9 @@ class ClientConnection(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             return
-        if data:
+        if body:
+            transport.writelines((data, body))
+        elif data:
             transport.write(data)
         if not self.keep_alive:
             self._drain()

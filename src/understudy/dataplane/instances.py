@@ -87,6 +87,7 @@ class InstanceLink(asyncio.Protocol):
         "_credits",
         "_delay_s",
         "_flushing",
+        "_has_large",
         "_hold",
         "_last_heard_s",
         "_limit",
@@ -131,6 +132,7 @@ class InstanceLink(asyncio.Protocol):
         self._waiting: list[tuple[int, bytes, bytes]] = []
         self._credits = FRAMES_AHEAD
         self._flushing = False
+        self._has_large = False  # among those waiting
         self._paused = False
         self._hold: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
@@ -241,7 +243,10 @@ class InstanceLink(asyncio.Protocol):
         call.request_id = request_id
         call.link = self
         self.pending[request_id] = call
-        self.outstanding_bytes += len(body)
+        size = len(body)
+        self.outstanding_bytes += size
+        if size >= wire.LARGE_BYTES:
+            self._has_large = True
         self._waiting.append((request_id, head, body))
         if self._credits > 0:
             if not self._flushing:
@@ -266,7 +271,11 @@ class InstanceLink(asyncio.Protocol):
             self._waiting = waiting[wire.MAX_ITEMS_PER_FRAME :]
             del waiting[wire.MAX_ITEMS_PER_FRAME :]
             self._loop.call_soon(self._flush)
-        transport.write(wire.encode_requests(waiting))
+        if self._has_large:
+            self._has_large = bool(self._waiting)
+            transport.writelines(wire.request_buffers(waiting))
+        else:
+            transport.write(wire.encode_requests(waiting))
 
     def pause_writing(self) -> None:
         self._paused = True

@@ -36,7 +36,7 @@ from understudy.dataplane.instances import PING_EVERY_S
 from understudy.dataplane.journal import SUFFIX, Journal
 from understudy.dataplane.router import Router
 from understudy.dataplane.table import load_table
-from understudy.worker.process import watch_lifeline
+from understudy.worker.process import keep_freed_memory, watch_lifeline
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ CAPTURE_QUEUED_BYTES = 64 << 20
 LOG_QUEUED_BYTES = 8 << 20
 METRICS_GRACE_S = 2.0
 FIRST_TABLE_S = 1.0
+KEPT_BYTES = 64 * 1024 * 1024  # of freed memory: ten of the largest bodies
 
 
 def main(argv: list[str], *, draw: Callable[[], float] | None = None) -> int:
@@ -68,6 +69,7 @@ def main(argv: list[str], *, draw: Callable[[], float] | None = None) -> int:
     setproctitle.setproctitle(f"understudy router {options.router}")
     os.chdir(options.run_dir)
     _raise_file_limit()
+    keep_freed_memory(KEPT_BYTES)
     try:
         return uvloop.run(_Process(options, draw or splitmix64(int.from_bytes(os.urandom(8), "big"))).run())
     except BadCredentials as error:

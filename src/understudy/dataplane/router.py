@@ -241,14 +241,15 @@ class Router:
                 if event is not None and event.holds:
                     self._hold(call, head, body, template % (number, len(body), body), received_ns)
                     continue
-                answer = template % (number, len(body), body)
+                large = len(body) >= wire.LARGE_BYTES
+                answer = template % (number, len(body), b"" if large else body)
                 # Counted before it leaves: a caller of a killed router has no answer that is not counted.
                 model_us = (received_ns - call.handed_ns) // 1000
                 total_us = (time.monotonic_ns() - call.started_ns) // 1000
                 variant.tally.answered(variant.share, model_us, total_us - model_us)
                 if event is not None:
                     self.tap.take(event, call, head, body)
-                caller.finish(answer)
+                caller.finish(answer, body if large else b"")
                 if self._deaths:
                     self._deaths.clear(call.invocation.endpoint, call.body)
             else:

@@ -15,7 +15,7 @@ from typing import Any
 
 from understudy.core.alarm_data import in_order, metrics_of, period_s_of, read_datapoints, rule_of
 from understudy.core.alarm_evaluation import COMPARISONS
-from understudy.core.alarm_expressions import RuleError, children_of, leads_back, parse_rule
+from understudy.core.alarm_expressions import RuleError, children_of, leads_back, parse_rule, read_by
 from understudy.core.alarm_wording import configuration_update
 from understudy.core.alarms import ACTIONS_OF, Alarm, alarm_arn, alarm_name_of
 from understudy.core.errors import ApiError
@@ -280,14 +280,6 @@ def children_by_composite(records: Records) -> dict[str, list[str]]:
         if stored.value.composite:
             found[stored.value.name] = read_by(stored.value)
     return found
-
-
-def read_by(alarm: Alarm) -> list[str]:
-    """Name the alarms that a composite alarm reads."""
-    suppressor = alarm.request.get("ActionsSuppressor")
-    return children_of(parse_rule(alarm.request["AlarmRule"])) + (
-        [] if suppressor is None else [alarm_name_of(suppressor)]
-    )
 
 
 # --- both ----------------------------------------------------------------------------------------------

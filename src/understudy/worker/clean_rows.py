@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import functools
+import math
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any, List  # noqa: UP035 - evaluated at run time, by Pythons older than 3.9 too
@@ -24,7 +25,10 @@ _PLAIN = b"0123456789.,-+eE"
 
 
 def _slow_floats(row: bytes) -> list[float]:
-    return list(map(float, row.decode("ascii").split(",")))
+    floats = list(map(float, row.decode("ascii").split(",")))
+    if math.inf in floats or -math.inf in floats:
+        raise OverflowError("a number beyond float64")
+    return floats
 
 
 def _fast_floats() -> Callable[[bytes], list[float]]:

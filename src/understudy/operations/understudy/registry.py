@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from understudy.operations.understudy import outcomes, quality, rollouts
+from understudy.operations.understudy import guardrails, outcomes, quality, rollouts
 from understudy.operations.understudy.calls import OwnCall
 
 OWN_CALLS: tuple[OwnCall, ...] = (
+    *guardrails.OWN_CALLS,
     *outcomes.OWN_CALLS,
     *quality.OWN_CALLS,
     *rollouts.OWN_CALLS,

@@ -51,7 +51,7 @@ def read_events(services: Services, request: OwnRequest) -> dict[str, Any]:
     Query parameters: ``after``, the ``sequence`` of the last event seen; ``limit``.
 
     Raises:
-        ValidationException: there is no such endpoint and never was.
+        ValidationException: there was never such an endpoint.
     """
     name = request.labels["endpoint"]
     arn = services.place.arn("endpoint", name)
@@ -60,9 +60,8 @@ def read_events(services: Services, request: OwnRequest) -> dict[str, Any]:
     if after < 0 or not 1 <= limit <= MOST_EVENTS:
         raise ValidationException(f"Query parameter after must be at least 0, limit from 1 to {MOST_EVENTS}.")
     events = services.records.events(arn, after, limit)
-    if not events and services.records.get(Endpoint, name) is None:
-        if not services.records.events(arn, 0, 1):
-            raise could_not_find(ENDPOINT, arn)
+    if not events and not services.records.events(arn, 0, 1):
+        raise could_not_find(ENDPOINT, arn)
     return {"endpoint": name, "events": [_told(event) for event in events]}
 
 
@@ -98,7 +97,8 @@ def roll_back(services: Services, request: OwnRequest) -> dict[str, Any]:
         endpoint, update = stored.value, stored.value.update
         if update is None or update.kind != "update" or update.fleet is None or update.phase not in FORWARD:
             raise ValidationException(
-                f'Endpoint "{arn}" has no update under way that could be rolled back: it is {endpoint.status}.'
+                f'Endpoint "{arn}" has no update under way that could be rolled back; its status is '
+                f"{endpoint.status}."
             )
         now_s = services.clock.now_s()
         why = "A rollback was asked for" + (f": {reason}" if reason else ".")
