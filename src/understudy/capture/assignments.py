@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from understudy.capture.frames import DONE_SUFFIX, read_frames
+from understudy.capture.frames import DONE_SUFFIX, OPEN_SUFFIX, read_frames
 from understudy.capture.orphans import adopt_orphans
 from understudy.capture.segments import boot_of
 from understudy.core.assignment import Assignment
@@ -206,7 +206,8 @@ class AssignmentCollector:
             None while there may be more of them: not all of its segments are taken yet.
         """
         with self._lock:
-            if any(boot_of(path.name) == boot for path in self._directory.glob("*.*")):
+            waiting = (*self._directory.glob(f"*{OPEN_SUFFIX}"), *self._directory.glob(f"*{DONE_SUFFIX}"))
+            if any(boot_of(path.name) == boot for path in waiting):
                 return None
             return self._batches.taken(boot)
 

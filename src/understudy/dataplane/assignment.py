@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from understudy.dataplane.invocation import Invocation
     from understudy.dataplane.table import Variant
 
+_UNIT = str(Source.UNIT)  # looking a member up in its enum is slow where it happens per request
+
 
 class Sticky:
     """The sticky assignment of one endpoint.
@@ -190,17 +192,17 @@ class Exposure:
         key, log, invocation = self._tally.key, self._log, self._invocation
         log.log.offer(
             AssignmentRecord(
-                endpoint=key.endpoint,
-                variant=key.variant,
-                at_s=self._at_s,
-                config_name=key.config,
-                fleet_id=key.fleet,
-                stage=key.stage,
-                source=key.source,
-                status=status,
-                model_latency_us=model_us,
-                event_id=self.event_id,
-                inference_id=invocation.told[1],
-                unit=invocation.unit(log.sticky) if key.source == Source.UNIT else None,
+                key.endpoint,
+                key.variant,
+                self._at_s,
+                key.config,
+                key.fleet,
+                key.stage,
+                key.source,
+                status,
+                model_us,
+                self.event_id,
+                invocation.told[1],
+                invocation.unit(log.sticky) if key.source == _UNIT else None,
             )
         )
