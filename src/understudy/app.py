@@ -30,6 +30,8 @@ from understudy.aws.gateway import Gateway
 from understudy.aws.own_calls import OwnCalls
 from understudy.capture.assignments import FOLDER, AssignmentCollector
 from understudy.capture.collector import Collector
+from understudy.capture.judging import Judge
+from understudy.capture.labelled_arms import LabelledArms
 from understudy.console.health import HealthFace
 from understudy.console.prometheus import UnderstudyCollector
 from understudy.control.alarm_actions import ActionDelivery
@@ -40,11 +42,13 @@ from understudy.control.experiments import ExperimentLoop
 from understudy.control.failpoints import VARIABLE as FAILPOINT_VARIABLE
 from understudy.control.failpoints import UnknownFailpoint, arm
 from understudy.control.ground_truth import GroundTruthLoop
+from understudy.control.label_evidence import LabelEvidence
 from understudy.control.leftovers import Leftovers
 from understudy.control.loop import Chore, Loop
 from understudy.control.publisher import Publisher
 from understudy.control.recording import Recorder
 from understudy.control.steady import SteadyClock
+from understudy.control.verdicts import VerdictLoop
 from understudy.core.alarm_transitions import ActionRules
 from understudy.core.endpoints import Endpoint
 from understudy.core.names import Place
@@ -87,6 +91,8 @@ LEFTOVERS_EVERY_S = 1.0
 COLLECT_EVERY_S = 2.0  # routers complete a segment of captured records as often
 LOG_EVERY_S = 0.5
 READ_GROUND_TRUTH_EVERY_S = 5.0
+JUDGE_EVERY_S = 0.2  # counts come once a second: a verdict follows its event within about one
+MEASURE_LABELS_EVERY_S = 0.5
 HEALTH_PATHS = frozenset({"/healthz", "/metrics", "/understudy/v1/status"})
 
 
@@ -171,6 +177,15 @@ def build_runtime(
         shadow_cpu_percent=settings.shadow_cpu_percent,
         cpu_groups=CpuGroups(),
     )
+
+
+def build_judging(stores: Stores, clock: RealClock, place: Place) -> tuple[VerdictLoop, LabelEvidence]:
+    """Build the loop that judges, and what measures model quality for it."""
+    arms = LabelledArms(stores.records, stores.objects, stores.outcomes, stores.assignments, stores.evidence)
+    labels = LabelEvidence(arms, clock)
+    judge = Judge(stores.evidence, stores.evidence, stores.assignments, stores.outcomes)
+    verdicts = VerdictLoop(stores.records, stores.evidence, judge, stores.series, clock, place, labels.newest)
+    return verdicts, labels
 
 
 class Controller:
@@ -283,6 +298,17 @@ class Controller:
             name="ground truth",
             idle_wait_s=READ_GROUND_TRUTH_EVERY_S,
         )
+        verdicts, labels = build_judging(stores, clock, place)
+        self._judging = Loop(
+            lambda _: verdicts.tick(), [], time.monotonic, name="verdicts", idle_wait_s=JUDGE_EVERY_S
+        )
+        self._measuring = Loop(
+            lambda _: labels.tick(),
+            [],
+            time.monotonic,
+            name="label evidence",
+            idle_wait_s=MEASURE_LABELS_EVERY_S,
+        )
         webhooks = parse_webhooks(settings.alarm_webhooks)
         self._delivery = ActionDelivery(stores.records, clock, webhooks, time_scale=settings.time_scale)
         self._delivering = Loop(
@@ -386,6 +412,7 @@ class Controller:
         """Tell every loop that reads records to look at them now."""
         self._loop.nudge()
         self._labelling.nudge()
+        self._judging.nudge()
 
     def run(self) -> None:
         """Serve until SIGTERM; workers run on."""
@@ -396,6 +423,8 @@ class Controller:
         self._collecting.start()
         self._logging.start()
         self._labelling.start()
+        self._judging.start()
+        self._measuring.start()
         self._delivering.start()
         try:
             self._server.run()
@@ -404,6 +433,8 @@ class Controller:
             self._own_calls.close()
             self._loop.stop()
             self._labelling.stop()
+            self._judging.stop()
+            self._measuring.stop()
             self._collecting.stop()
             self._logging.stop()
             self._alarming.stop()

@@ -19,8 +19,14 @@ from understudy.sdk.servers import read_server
 
 ROLE = "arn:aws:iam::123456789012:role/understudy"
 NAME, BUCKET = "churn-labelled", "labelled"
-ROUNDS = 9  # 334 rows: 3,006 requests
-FIRST = 120
+SENT, FIRST = 3000, 120
+POLICY = {
+    "name": "churn accuracy",
+    "kind": "experiment",
+    "label_window_s": 0,
+    "primary": {"metric": "accuracy", "mde": 0.02},
+    "guardrails": [{"metric": "error_rate"}, {"metric": "auc", "margin": 0.03}],
+}
 
 pytestmark = [pytest.mark.journey, pytest.mark.shared_data, pytest.mark.timeout(600)]
 
@@ -28,10 +34,19 @@ Answers = list[tuple[str, str, float]]  # inference id, variant, score
 
 
 @pytest.fixture(scope="module")
-def labels(churn_files: tuple[Path, Path, Path]) -> list[int]:
-    """The first column of the labelled test set."""
-    with (churn_files[2].parent / "test-dataset.csv").open() as file:
-        return [int(row[0]) for row in csv.reader(file)]
+def rows(churn_files: tuple[Path, Path, Path]) -> list[list[str]]:
+    """3,000 different labelled rows: the test set first, as in the walk; the label is the first column."""
+    folder = churn_files[2].parent
+    found = []
+    for name in ("test-dataset.csv", "validation.csv", "training-dataset-with-header.csv"):
+        with (folder / name).open() as file:
+            found += [row for row in csv.reader(file) if row[0] in ("0", "1")]
+    return found[:SENT]
+
+
+@pytest.fixture(scope="module")
+def labels(rows: list[list[str]]) -> list[int]:
+    return [int(row[0]) for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -82,16 +97,16 @@ def ask(server: Any, endpoint: str) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def answers(server: Any, endpoint: str, churn_files: tuple[Path, Path, Path]) -> Answers:
-    """3,006 answers, with the inference ids that they were asked under."""
+def answers(server: Any, endpoint: str, ask: Callable[..., dict[str, Any]], rows: list[list[str]]) -> Answers:
+    """An answer per row, with the inference ids that they were asked under."""
+    ask("PUT", "policy", body=POLICY)
     runtime = server.client("sagemaker-runtime")
-    rows = churn_files[2].read_text().splitlines()
     found = []
-    for number in range(ROUNDS * len(rows)):
+    for number, row in enumerate(rows):
         answer = runtime.invoke_endpoint(
             EndpointName=endpoint,
             ContentType="text/csv",
-            Body=rows[number % len(rows)],
+            Body=",".join(row[1:]),
             InferenceId=str(number),
         )
         found.append((str(number), answer["InvokedProductionVariant"], float(answer["Body"].read())))
@@ -110,7 +125,7 @@ def until(check: Callable[[], Any], patience_s: float = 60.0) -> Any:
 
 def expected(answers: Answers, labels: list[int], variant: str) -> dict[str, float]:
     """What scikit-learn says of the same predictions."""
-    ours = [(labels[int(id_) % len(labels)], score) for id_, who, score in answers if who == variant]
+    ours = [(labels[int(id_)], score) for id_, who, score in answers if who == variant]
     truth, scores = [label for label, _ in ours], [score for _, score in ours]
     decided = [score >= 0.5 for score in scores]
     return {
@@ -142,7 +157,7 @@ def test_ground_truth_of_the_first_120(
     lines = [
         json.dumps(
             {
-                "groundTruthData": {"data": str(labels[int(id_) % len(labels)]), "encoding": "CSV"},
+                "groundTruthData": {"data": str(labels[int(id_)]), "encoding": "CSV"},
                 "eventMetadata": {"eventId": id_},
                 "eventVersion": "0",
             }
@@ -180,6 +195,18 @@ def test_ground_truth_of_the_first_120(
         )
 
 
+def test_120_rows_are_not_enough(ask: Callable[..., dict[str, Any]], answers: Answers) -> None:
+    def judged() -> dict[str, Any] | None:
+        told = ask("GET", "verdict")
+        return told if told["evidence"][0].get("examples") == FIRST else None
+
+    told = until(judged)
+    assert told["verdict"] == "HOLD" and told["policy"] == "churn accuracy"
+    assert told["requests"] == SENT
+    assert told["validity"]["label_maturity"] == pytest.approx(FIRST / SENT)
+    assert "accuracy" in told["reason"]
+
+
 def test_a_csv_of_all_labels(
     server: Any,
     ask: Callable[..., dict[str, Any]],
@@ -191,7 +218,7 @@ def test_a_csv_of_all_labels(
     with file.open("w", newline="") as out:
         writer = csv.writer(out)
         writer.writerow(["id", "churned"])
-        writer.writerows((id_, labels[int(id_) % len(labels)]) for id_, _, _ in answers)
+        writer.writerows((id_, labels[int(id_)]) for id_, _, _ in answers)
         writer.writerow(["", "1"])
         writer.writerow(["0", 1 - labels[0]])
     command = [sys.executable, "-m", "understudy.cli", "labels", "import", NAME, str(file)]
@@ -235,3 +262,45 @@ def test_the_shell_shows_quality(server: Any, ask: Any, answers: Answers) -> Non
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "Variant1:" in done.stdout and "accuracy" in done.stdout and "auc" in done.stdout
+
+
+def test_what_3000_rows_prove_is_told(
+    server: Any,
+    ask: Callable[..., dict[str, Any]],
+    answers: Answers,
+    labels: list[int],
+    rows: list[list[str]],
+) -> None:
+    """Requests that name their variant decide nothing; the verdict follows from the numbers it shows."""
+    runtime = server.client("sagemaker-runtime")
+    for _ in range(30):
+        runtime.invoke_endpoint(
+            EndpointName=NAME, ContentType="text/csv", Body=",".join(rows[0][1:]), TargetVariant="Variant2"
+        )
+
+    def judged() -> dict[str, Any] | None:
+        told = ask("GET", "verdict")
+        complete = told["evidence"][0].get("examples") == SENT
+        return told if complete and told["validity"]["excluded_targeted"] == 30 else None
+
+    told = until(judged)
+    accuracy = told["evidence"][0]
+    for arm, variant in (("control", "Variant1"), ("treatment", "Variant2")):
+        ours = expected(answers, labels, variant)
+        assert accuracy["values"][arm] == pytest.approx(ours["accuracy"], rel=1e-9)
+        assert told["evidence"][2]["values"][arm] == pytest.approx(ours["auc"], rel=1e-9)
+    low, high = accuracy["interval"]
+    assert low < accuracy["effect"] < high
+    proven = accuracy["max_E_superior"] >= accuracy["needs_superior"]
+    assert (told["verdict"] == "PROMOTE") <= proven
+    assert told["verdict"] in ("HOLD", "KEEP", "PROMOTE") and told["would_change"]
+
+    command = [sys.executable, "-m", "understudy.cli", "verdict", NAME, "--data-dir", str(server.data_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    codes = {"PROMOTE": 0, "KEEP": 10, "HOLD": 11}
+    assert done.returncode == codes[told["verdict"]], done.stderr
+    assert "Variant2 against Variant1" in done.stdout
+    replay_id = done.stdout.split("replay ")[-1].strip()
+    again = [*command[:4], "replay", replay_id, *command[5:]]
+    done = subprocess.run(again, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "identical" in done.stdout, done.stdout + done.stderr

@@ -33,6 +33,8 @@ COMMANDS = {
     "compare": ("understudy.cli.compare:command", "Compare a shadow's answers with production's."),
     "labels": ("understudy.cli.labels:command", "Tell what became of an endpoint's requests."),
     "quality": ("understudy.cli.quality:command", "Show how right each variant is on labelled requests."),
+    "verdict": ("understudy.cli.verdict:command", "Promote, keep, hold or roll back, with the evidence."),
+    "plan": ("understudy.cli.plan:command", "Say how much traffic or time a proof takes."),
     "demo": ("understudy.cli.demo:command", "Train two models and A/B test them, in about a minute."),
 }
 """Command -> (``module:attribute``, one line of help)."""

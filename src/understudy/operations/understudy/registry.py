@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from understudy.operations.understudy import guardrails, outcomes, quality, rollouts
+from understudy.operations.understudy import guardrails, outcomes, quality, rollouts, verdicts
 from understudy.operations.understudy.calls import OwnCall
 
 OWN_CALLS: tuple[OwnCall, ...] = (
@@ -10,4 +10,5 @@ OWN_CALLS: tuple[OwnCall, ...] = (
     *outcomes.OWN_CALLS,
     *quality.OWN_CALLS,
     *rollouts.OWN_CALLS,
+    *verdicts.OWN_CALLS,
 )
