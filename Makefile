@@ -70,8 +70,10 @@ format: $(STAMP) ## rewrite the code in the project's format
 bench: $(STAMP) ## measure against peers (QUICK=1: under 5 minutes; ARGS="--only mosec")
 	$(BIN)/python -m bench $(if $(filter-out 0,$(QUICK)),--quick) $(ARGS)
 
-soak: $(STAMP) ## is memory flat under load? (MINUTES=10)
+soak: $(STAMP) ## is memory flat under load, is all accounted for whatever dies? (MINUTES=10, REQUESTS=1000000)
 	$(BIN)/python -m bench.soak --minutes $(or $(MINUTES),10)
+	$(BIN)/python -m bench.soak_capture --requests $(or $(REQUESTS),1000000)
+	$(BIN)/python -m bench.soak_capture --durable --requests $(or $(REQUESTS),1000000)
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) $(SDK2) $(SDK3) $(ORACLE) $(ORACLE3) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
