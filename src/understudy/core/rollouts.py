@@ -219,6 +219,7 @@ def route_of(endpoint: Endpoint, instances: Iterable[InstanceView]) -> EndpointR
             if variant.shadow
         ),
         capture=fleet.capture,
+        noise_share=fleet.noise_percent / 100.0,
     )
 
 

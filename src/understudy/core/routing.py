@@ -93,12 +93,14 @@ class EndpointRoute:
         variants: Production variants: who may answer.
         shadows: Who gets copies.
         capture: None: nothing is kept.
+        noise_share: Probability in [0, 1] that a captured request is sent to its variant a second time.
     """
 
     name: str
     variants: tuple[VariantRoute, ...]
     shadows: tuple[ShadowRoute, ...] = ()
     capture: CaptureRoute | None = None
+    noise_share: float = 0.0
 
     def instances(self) -> Iterator[InstanceRoute]:
         """Yield every instance that gets requests or copies of them."""
@@ -106,6 +108,32 @@ class EndpointRoute:
             yield from variant.instances
         for shadow in self.shadows:
             yield from shadow.instances
+
+
+def noise_name(variant_name: str) -> str:
+    """Name what a variant's second answers are counted and captured under.
+
+    >>> noise_name("AllTraffic")
+    'AllTraffic-noise'
+    """
+    return f"{variant_name}-noise"
+
+
+def noise_routes(route: EndpointRoute) -> dict[str, ShadowRoute]:
+    """Say where second copies go, by variant: to its own instances, as if they were a shadow."""
+    if not route.noise_share > 0.0:
+        return {}
+    return {
+        variant.name: ShadowRoute(
+            name=noise_name(variant.name),
+            share=route.noise_share,
+            config_name=variant.config_name,
+            instances=variant.instances,
+            timeout_s=variant.timeout_s,
+            containers=variant.containers,
+        )
+        for variant in route.variants
+    }
 
 
 @dataclass(frozen=True)

@@ -155,6 +155,11 @@ class Event:
         self.holds = capture.route.durable and bool(event_id)
 
     @property
+    def is_sampled(self) -> bool:
+        """Whether there will be a record of an answer."""
+        return bool(self._event_id)
+
+    @property
     def keeps_output(self) -> bool:
         """Whether the answer's body will be in the record."""
         return bool(self._event_id) and self._capture.route.outputs

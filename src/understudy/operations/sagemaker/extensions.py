@@ -56,6 +56,8 @@ class WholeNumbers:
 
 # Below 5 % of a processor a worker would answer no ping for seconds; above 64 processors nobody asked.
 SHADOW_CPU_PERCENT = WholeNumbers(5, 6400)
+# It is production's own time: a small share tells as much.
+NOISE_PERCENT = WholeNumbers(0, 10)
 
 # Per kind of resource: the name without its prefix, and the values it can have.
 EXTENSIONS: dict[str, dict[str, Words | WholeNumbers]] = {
@@ -66,11 +68,14 @@ EXTENSIONS: dict[str, dict[str, Words | WholeNumbers]] = {
         "capture": Words(("durable",)),
         # The most that each instance of a shadow may use of the processors; 100 is one of them.
         "shadow-cpu-percent": SHADOW_CPU_PERCENT,
+        # So many of the captured requests are sent to production a second time, to learn its noise.
+        "noise-percent": NOISE_PERCENT,
     },
     EXPERIMENT: {
         # Of the capture that the test's DataStorageConfig asks for.
         "capture": Words(("durable",)),
         "shadow-cpu-percent": SHADOW_CPU_PERCENT,
+        "noise-percent": NOISE_PERCENT,
     },
 }
 
