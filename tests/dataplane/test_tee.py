@@ -316,6 +316,54 @@ def test_a_sick_shadow_costs_bounded_memory(rig: Any, read_answer: Any, sickness
     assert most_bytes - alone_bytes <= 64 * 1024 * 1024
 
 
+BLOCKED_SINK = """\
+import sys, threading
+from understudy.capture import segments
+from understudy.dataplane.process import main
+segments._write_all = lambda descriptor, data: threading.Event().wait()
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_hung_shadows_and_a_blocked_sink_cost_64_mib_together(
+    rig: Any, read_answer: Any, tmp_path: Path
+) -> None:
+    """6 MB bodies, three shadows that never answer, records that are never written: all of it is bounded."""
+    for name in ("b", "c", "d"):
+        hangs(rig.worker(name))
+    program = tmp_path / "router.py"
+    program.write_text(BLOCKED_SINK)
+    rig.worker("a")
+    rig.controller.table = rig.table({"e": {"v": (1.0, ["a"])}})
+    rig.start_router(extra=("--spool-dir", str(tmp_path / "spool")), program=(str(program),))
+    rig.controller.acked(1)
+    body = os.urandom(6_000_000)
+    pid = rig.process.pid
+    for _ in range(3):
+        drive(rig, read_answer, 10, body)
+    alone_bytes = resident_bytes(pid)
+    table = rig.table({"e": {"v": (1.0, ["a"])}})
+    table["endpoints"][0]["shadows"] = [shadow(f"s{one}", [one]) for one in ("b", "c", "d")]
+    table["endpoints"][0]["capture"] = {
+        "destination": "s3://bucket/prefix",
+        "sampling_percent": 100.0,
+        "inputs": True,
+        "outputs": True,
+        "csv_types": ["text/csv"],
+        "json_types": [],
+        "durable": False,
+    }
+    rig.controller.publish(table)
+    rig.controller.acked(table["version"])
+    most_bytes = 0
+    for _ in range(6):
+        drive(rig, read_answer, 5, body)
+        most_bytes = max(most_bytes, resident_bytes(pid))
+    counts = [settled(rig, 30, f"s{one}") for one in ("b", "c", "d")]
+    assert sum(one.get("mirrored", 0) for one in counts) == 2, "16 MiB of 6 MB"
+    assert most_bytes - alone_bytes <= 64 * 1024 * 1024
+
+
 # --- tables --------------------------------------------------------------------------------------------
 
 

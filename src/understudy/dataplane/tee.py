@@ -4,8 +4,8 @@ Owns :class:`Tee`, the desk of the links to shadows, :class:`Shadow` and :class:
 once production's own request has been handed to an instance (a request that is refused before has none); what
 becomes of it is exactly one of mirrored, sampling, queue, breaker, size and shutdown.  A mirrored copy is
 counted once as an invocation of the shadow, answered or failed; it is never tried again, and its answer is
-measured, captured and dropped.  Refuses production's memory: per shadow ``MAX_OUTSTANDING`` copies are
-unanswered at most, of ``MAX_OUTSTANDING_BYTES`` for one shadow and for all of them together.
+measured, captured and dropped.  Refuses production's memory: per shadow ``MAX_OUTSTANDING`` copies of
+``MAX_OUTSTANDING_BYTES`` are unanswered at most, of all shadows ``MAX_ALL_BYTES``.
 Main function: :meth:`Tee.offer`.
 """
 
@@ -33,6 +33,7 @@ KIND = "shadow"
 ECHO = "#again"  # of the connections to production's instances that second answers come by
 MAX_OUTSTANDING = 256
 MAX_OUTSTANDING_BYTES = 16 * 1024 * 1024
+MAX_ALL_BYTES = 16 * 1024 * 1024  # of all shadows of a router together
 RETIRED_GRACE_NS = 5_000_000_000
 
 
@@ -173,6 +174,7 @@ class Tee:
         self._max_body_bytes = max_body_bytes
         self._breakers: dict[tuple[str, ...], Breaker] = {}
         self._taken: list[tuple[list[Shadow], Call]] = []
+        self._unanswered_bytes = 0
 
     # --- tables ------------------------------------------------------------------------------------
 
@@ -265,12 +267,15 @@ class Tee:
         if not shadow.has_room(len(call.body)):
             breaker.full(now_ns)
             return "breaker" if breaker.is_open else "queue"
+        if self._unanswered_bytes + len(call.body) > MAX_ALL_BYTES:
+            return "queue"  # others' doing: no reason to think ill of this one
         invocation = call.invocation
         copy = Call(None, invocation, shadow, call.body, now_ns, now_ns)
         if call.event is not None:
             copy.event = call.event.for_copy()
         head = invocation.heads.get(shadow.head_key)
         shadow.tally.begin(shadow.share)
+        self._unanswered_bytes += len(call.body)
         link.submit(copy, head or invocation.wire_head(shadow.told_name, mirrored=True), call.body)
         return "mirrored"
 
@@ -299,6 +304,7 @@ class Tee:
     def _count_answered(self, call: Call, received_ns: int) -> None:
         variant = call.variant
         assert isinstance(variant, Shadow)
+        self._unanswered_bytes -= len(call.body)
         variant.breaker.answered()
         model_us, overhead_us = _latencies(call, received_ns)
         variant.tally.answered(variant.share, model_us, overhead_us)
@@ -341,6 +347,7 @@ class Tee:
         """
         variant = call.variant
         assert isinstance(variant, Shadow)
+        self._unanswered_bytes -= len(call.body)
         if alive:
             variant.breaker.answered()
         else:
@@ -365,6 +372,7 @@ class Tee:
     def _give_up(self, call: Call) -> None:
         """Count a copy that no model is to blame for."""
         variant = call.variant
+        self._unanswered_bytes -= len(call.body)
         variant.tally.failed(variant.share, 503, by_model=False, model_us=None, overhead_us=None)
         if call.event is not None:
             call.event.drop()
