@@ -17,6 +17,8 @@ from typing import Any
 
 import msgspec
 
+from understudy.core.webhooks import parse_webhooks
+
 ENVIRONMENT_PREFIX = "UNDERSTUDY_"
 CONFIG_FILE = "understudy.toml"
 LOOPBACK_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost")
@@ -47,6 +49,8 @@ class Settings:
         shadow_cpu_percent: The most that each instance of a shadow may use of the processors, 100 is one of
             them; 0: no ceiling but the shadow's own.
         environments_dir: Where model environments are built; empty means in ``data_dir``.
+        alarm_webhooks: Where alarms may send messages to, e.g. ``https://hooks.example/*``, separated by
+            blanks; empty: nowhere.
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
     """
 
@@ -67,6 +71,7 @@ class Settings:
     images: str = ""
     environments_dir: str = ""
     shadow_cpu_percent: int = 0
+    alarm_webhooks: str = ""
     log_level: str = "info"
 
     @property
@@ -176,6 +181,10 @@ def _check(settings: Settings) -> None:
         raise SettingsError(f"--images {settings.images}: there is no such file.")
     if settings.objects and not settings.objects.startswith(("http://", "https://")):
         raise SettingsError(f"--objects {settings.objects}: give http(s)://HOST:PORT of an S3 server.")
+    try:
+        parse_webhooks(settings.alarm_webhooks)
+    except ValueError as error:
+        raise SettingsError(f"--alarm-webhooks: {error}.") from error
     if settings.log_level not in ("debug", "info", "warning", "error"):
         raise SettingsError(f"log_level {settings.log_level}: choose debug, info, warning or error.")
     if settings.database and not settings.database.startswith(("postgresql://", "sqlite://")):

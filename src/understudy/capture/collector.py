@@ -10,7 +10,6 @@ A destination that can't be written keeps its own records in the spool and holds
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import threading
@@ -23,6 +22,7 @@ from pathlib import Path
 from understudy.capture.frames import DONE_SUFFIX, OPEN_SUFFIX, Stream, read_frames
 from understudy.capture.growing import Files
 from understudy.capture.ledger import CaptureFile, Growth, Ledger, Move, load, save
+from understudy.capture.orphans import adopt_orphans
 from understudy.capture.segments import boot_of
 from understudy.core.errors import ApiError, Conflict
 from understudy.core.ports import Buckets, Clock, Entropy, Objects
@@ -88,7 +88,7 @@ class Collector:
         until_s = time.monotonic() + budget_s
         try:
             ledger = self._ledger()
-            self._adopt_orphans()
+            adopt_orphans(self._directory)
             self._settle(ledger)
             self._retry(ledger)
             more = True
@@ -325,36 +325,6 @@ class Collector:
             ledger.closing = [file for file in ledger.closing if file not in finished]
         if finished or over:
             save(self._directory, ledger)
-
-    # --- crashed routers ---
-
-    def _adopt_orphans(self) -> None:
-        """Complete segments whose writer is gone: nobody holds their lock."""
-        for path in self._directory.glob(f"*{OPEN_SUFFIX}"):
-            try:
-                descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            except FileNotFoundError:  # completed meanwhile
-                continue
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if path.exists():
-                    self._adopt(path, descriptor)
-            except BlockingIOError:
-                continue
-            finally:
-                os.close(descriptor)
-
-    def _adopt(self, path: Path, descriptor: int) -> None:
-        end = 0
-        for frame in read_frames(path.read_bytes()):
-            end = frame.end
-        if end == 0:
-            path.unlink()
-            return
-        os.ftruncate(descriptor, end)
-        os.fsync(descriptor)
-        path.rename(path.with_suffix(DONE_SUFFIX))
-        log.info("capture: took over %s of a router that is gone", path.name)
 
 
 def _grown(file: CaptureFile, some: list[tuple[str, bytes]]) -> CaptureFile:

@@ -10,13 +10,13 @@ killed router's counts can be read back: :func:`read_back`.
 
 from __future__ import annotations
 
+import collections
 import functools
 import logging
 import math
 import time
-from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from understudy.core.metrics import bucket_of
 from understudy.dataplane.journal import Journal, Name, Read
@@ -24,6 +24,15 @@ from understudy.dataplane.journal import Journal, Name, Read
 log = logging.getLogger(__name__)
 
 MAX_ITEMS = 4096
+_SUMMED = (
+    "invocations",
+    "errors_4xx",
+    "errors_5xx",
+    "model_errors",
+    "caller_errors",
+    "abandoned",
+    "per_instance",
+)
 CAPTURE = "capture"
 SHED = frozenset({"queue", "disk", "shutdown"})  # what becomes of a sampled record that is not captured
 _COARSER_S = (60, 3600, 86_400, 86_400 * 365)
@@ -31,13 +40,65 @@ _COARSER_S = (60, 3600, 86_400, 86_400 * 365)
 # Whole microseconds repeat: most lookups hit, and the cache is bounded.
 _bucket = functools.lru_cache(maxsize=65_536)(bucket_of)
 
-Key = tuple[str, str, str]
+CLIENT_GONE = 499  # nginx's number for it: counts as the caller's, reaches nobody
+
+
+class Key(NamedTuple):
+    """Whose counts they are.
+
+    Attributes:
+        stage: Of the table by which the requests were routed.
+        source: A ``core.stages.Source``; empty for shadows, which are given copies.
+    """
+
+    endpoint: str
+    variant: str
+    config: str
+    fleet: str = ""
+    stage: int = 0
+    source: str = ""
+
+
+class Counter(Protocol):
+    """What a request that has ended is told to."""
+
+    @property
+    def key(self) -> Key:
+        """Whose counts they are."""
+        ...
+
+    def of_source(self, source: str) -> Counter:
+        """Return the counts of the same variant by another source."""
+        ...
+
+    def begin(self, share: float) -> None:
+        """Note that a request was handed over."""
+        ...
+
+    def answered(self, share: float, model_us: int, overhead_us: int) -> None:
+        """Count a request that the model answered with 2XX."""
+        ...
+
+    def failed(
+        self,
+        share: float,
+        status: int,
+        *,
+        by_model: bool,
+        model_us: int | None,
+        overhead_us: int | None,
+        handed: bool = True,
+    ) -> None:
+        """Count a request that ended in an error."""
+        ...
 
 
 class Tally:
     """Counts of one variant since they were last taken.
 
     Attributes:
+        caller_errors: Of ``errors_4xx``: neither a model's status nor of a caller that went away.
+        abandoned: Of ``errors_4xx``: the caller went away.
         model_us: ModelLatency of each answer of the model, microseconds.
         overhead_us: OverheadLatency of the same requests.
         per_instance: Sum of 1 / instances.
@@ -51,7 +112,9 @@ class Tally:
         "_ledger",
         "_slot",
         "_slot_share",
+        "abandoned",
         "at_work",
+        "caller_errors",
         "errors_4xx",
         "errors_5xx",
         "invocations",
@@ -80,9 +143,15 @@ class Tally:
         self.errors_4xx = 0
         self.errors_5xx = 0
         self.model_errors = 0
+        self.caller_errors = 0
+        self.abandoned = 0
         self.per_instance = 0.0
         self.model_us: list[int] = []
         self.overhead_us: list[int] = []
+
+    def of_source(self, source: str) -> Tally:
+        """Return the counts of the same variant by another source."""
+        return self._ledger.tally_of(self.key._replace(source=source))
 
     def begin(self, share: float) -> None:
         """Note that a request was handed over: if this process is killed before the result, it has failed.
@@ -149,6 +218,11 @@ class Tally:
         self.per_instance += share
         if 400 <= status < 500:
             self.errors_4xx += 1
+            if not by_model:
+                if status == CLIENT_GONE:
+                    self.abandoned += 1
+                else:
+                    self.caller_errors += 1
         else:
             self.errors_5xx += 1
         if by_model:
@@ -161,14 +235,14 @@ class Tally:
     def take(self, at_s: int) -> dict[str, Any]:
         """Return the counts as an item of the control channel and start anew."""
         item = {
-            "endpoint": self.key[0],
-            "variant": self.key[1],
-            "config": self.key[2],
+            **self.key._asdict(),
             "at_s": at_s,
             "invocations": self.invocations,
             "errors_4xx": self.errors_4xx,
             "errors_5xx": self.errors_5xx,
             "model_errors": self.model_errors,
+            "caller_errors": self.caller_errors,
+            "abandoned": self.abandoned,
             "per_instance": self.per_instance,
             "model_latency_us": summarise(self.model_us),
             "overhead_latency_us": summarise(self.overhead_us),
@@ -187,7 +261,7 @@ def summarise(values_us: list[int]) -> list[Any]:
     if not values_us:
         return [0, 0, 0, 0, {}]
     buckets: dict[str, int] = {}
-    for value, count in Counter(values_us).items():
+    for value, count in collections.Counter(values_us).items():
         bucket = str(_bucket(value))
         buckets[bucket] = buckets.get(bucket, 0) + count
     return [len(values_us), sum(values_us), min(values_us), max(values_us), buckets]
@@ -207,7 +281,7 @@ def _merge_summaries(one: list[Any], two: list[Any]) -> list[Any]:
 def merge_items(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
     """Add two items of the same variant; the first one's second is kept."""
     merged = dict(one)
-    for name in ("invocations", "errors_4xx", "errors_5xx", "model_errors", "per_instance"):
+    for name in _SUMMED:
         merged[name] = one[name] + two[name]
     for name in ("model_latency_us", "overhead_latency_us"):
         merged[name] = _merge_summaries(one[name], two[name])
@@ -233,7 +307,7 @@ class Ledger:
         self._wall_s = wall_s
         self._tallies: dict[Key, Tally] = {}
         self._at_work: list[Tally] = []
-        self._closed: dict[tuple[str, str, str, int], dict[str, Any]] = {}
+        self._closed: dict[tuple[Key, int], dict[str, Any]] = {}
         self._refused: dict[str, int] = {}
         self._outcomes: dict[tuple[str, str, str], dict[str, int]] = {}
         self._expected: dict[tuple[str, str], int] = {}
@@ -242,9 +316,14 @@ class Ledger:
         if journal is not None:
             self._save(int(wall_s()))
 
-    def tally(self, endpoint: str, variant: str, config: str) -> Tally:
-        """Return the tally of a routed variant."""
-        key = (endpoint, variant, config)
+    def tally(
+        self, endpoint: str, variant: str, config: str, fleet: str = "", stage: int = 0, source: str = ""
+    ) -> Tally:
+        """Return the tally of a routed variant; see :class:`Key`."""
+        return self.tally_of(Key(endpoint, variant, config, fleet, stage, source))
+
+    def tally_of(self, key: Key) -> Tally:
+        """Return the tally of a key."""
         tally = self._tallies.get(key)
         if tally is None:
             tally = self._tallies[key] = Tally(self, key)
@@ -296,7 +375,7 @@ class Ledger:
         at_work, self._at_work = self._at_work, []
         for tally in at_work:
             item = tally.take(at_s)
-            key = (*tally.key, at_s)
+            key = (tally.key, at_s)
             before = self._closed.get(key)
             self._closed[key] = item if before is None else merge_items(before, item)
         for step_s in _COARSER_S:
@@ -306,10 +385,10 @@ class Ledger:
 
     def _coarsen(self, step_s: int) -> None:
         """Merge unsent seconds into steps of ``step_s``."""
-        coarse: dict[tuple[str, str, str, int], dict[str, Any]] = {}
-        for (endpoint, variant, config, at_s), item in self._closed.items():
+        coarse: dict[tuple[Key, int], dict[str, Any]] = {}
+        for (whose, at_s), item in self._closed.items():
             start_s = math.floor(at_s / step_s) * step_s
-            key = (endpoint, variant, config, start_s)
+            key = (whose, start_s)
             before = coarse.get(key)
             coarse[key] = dict(item, at_s=start_s) if before is None else merge_items(before, item)
         self._closed = coarse
@@ -396,7 +475,7 @@ class Ledger:
     def _restore(self, snapshot: dict[str, Any]) -> None:
         self._sequence, self._under_way = snapshot["sequence"], snapshot["under_way"]
         for item in snapshot["closed"]:
-            self._closed[item["endpoint"], item["variant"], item["config"], item["at_s"]] = item
+            self._closed[Key(**{name: item[name] for name in Key._fields}), item["at_s"]] = item
         self._refused = snapshot["refused"]
         self._outcomes = {(kind, *place): counts for kind, *place, counts in snapshot["outcomes"]}
         self._expected = {(endpoint, variant): count for endpoint, variant, count in snapshot["expected"]}

@@ -155,9 +155,9 @@ class Event:
         self.holds = capture.route.durable and bool(event_id)
 
     @property
-    def is_sampled(self) -> bool:
-        """Whether there will be a record of an answer."""
-        return bool(self._event_id)
+    def event_id(self) -> str | None:
+        """What the record will be found by; None when there will be none."""
+        return self._event_id or None
 
     @property
     def keeps_output(self) -> bool:

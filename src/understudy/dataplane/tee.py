@@ -109,8 +109,13 @@ class Echo(Shadow):
         self.head_key = MIRRORED_KEY + variant_name
 
     def takes(self, call: Call, draw: Callable[[], float]) -> bool:
-        """Draw, among captured requests."""
-        return call.event is not None and call.event.is_sampled and super().takes(call, draw)
+        """Draw, among captured requests that this very variant answers, not its namesake of another fleet."""
+        return (
+            call.event is not None
+            and call.event.event_id is not None
+            and call.variant.config_name == self.config_name
+            and super().takes(call, draw)
+        )
 
     def link_for(self, call: Call) -> InstanceLink | None:
         """Pick another instance than has the request, where there is one."""

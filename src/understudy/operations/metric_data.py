@@ -60,7 +60,7 @@ def get_metric_data(services: Services, request: dict[str, Any]) -> dict[str, An
         raise validation_error(
             f"The value {most} for parameter MaxDatapoints is invalid: 1 to {MAX_DATAPOINTS}."
         )
-    _check_queries(queries)
+    check_queries(queries, "MetricDataQueries")
     at, after_s = _position(request.get("NextToken"))
 
     values = _evaluated(services, queries, start_s, end_s)
@@ -77,17 +77,24 @@ def get_metric_data(services: Services, request: dict[str, Any]) -> dict[str, An
 # --- checking ------------------------------------------------------------------------------------------
 
 
-def _check_queries(queries: list[dict[str, Any]]) -> None:
+def check_queries(queries: list[dict[str, Any]], collection: str) -> None:
+    """Refuse metrics and expressions that are none, each by itself; alarms have such a list too.
+
+    Args:
+        collection: The parameter that holds them.
+    Raises:
+        ApiError: ValidationError, 400.
+    """
     if len(queries) > MAX_QUERIES:
         raise validation_error(
-            f"The collection MetricDataQueries must not have a size greater than {MAX_QUERIES}."
+            f"The collection {collection} must not have a size greater than {MAX_QUERIES}."
         )
     if len({query["Id"] for query in queries}) < len(queries):
-        raise validation_error("The values for parameter id in MetricDataQueries are not unique.")
+        raise validation_error(f"The values for parameter id in {collection} are not unique.")
     if queries and not any(query.get("ReturnData", True) for query in queries):
-        raise validation_error("At least one of the MetricDataQueries must have ReturnData true.")
+        raise validation_error(f"At least one of the {collection} must have ReturnData true.")
     for at, query in enumerate(queries, start=1):
-        name = f"MetricDataQueries.member.{at}"
+        name = f"{collection}.member.{at}"
         if not _ID.fullmatch(query["Id"]):
             raise validation_error(
                 f"The value {query['Id']} for parameter {name}.Id is not matching the expected pattern "

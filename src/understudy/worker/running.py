@@ -19,9 +19,17 @@ from pathlib import Path
 
 from .calls import Handler, LoadFailure, say
 from .loading import choose_loader, load
-from .process import go_on_when_the_parent_ends, set_title, watch_lifeline, write_status
+from .process import (
+    go_on_when_the_parent_ends,
+    keep_freed_memory,
+    set_title,
+    watch_lifeline,
+    write_status,
+)
 from .server import Server, stop_on_sigterm
 from .spec import Spec, read_spec
+
+KEPT_BYTES = 32 * 1024 * 1024  # a few of the largest bodies
 
 
 def main(arguments: Sequence[str], program: Path) -> int:
@@ -45,6 +53,7 @@ def main(arguments: Sequence[str], program: Path) -> int:
         say(f"worker: {error}")
         return 2
     set_title(options.title or spec.title)
+    keep_freed_memory(KEPT_BYTES)
     return _run(spec, program)
 
 

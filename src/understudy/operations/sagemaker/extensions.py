@@ -1,8 +1,9 @@
-"""Extensions of AWS's API: tags ``understudy:NAME`` given when a resource is created.
+"""Extensions of AWS's API: tags ``understudy:NAME`` of a resource.
 
-Owns which names and values there are, per kind of resource.  Refuses all others, and refuses to change
-them later: they are settings of a resource that can't be changed, written where unmodified clients can
-write them.  Main functions: :func:`extensions_of`, :func:`refuse_changed_extensions`.
+Owns which names and values there are, per kind of resource.  Refuses all others: they are settings, written
+where unmodified clients can write them.  Those of an endpoint may change at any time, as an endpoint may;
+those of all other resources are settled when the resource is made.
+Main functions: :func:`extensions_of`, :func:`refuse_changed_extensions`.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from understudy.core.assignment import ATTRIBUTE, LOG_ALL, LOG_OFF, SESSION, is_sticky_value
 from understudy.core.errors import ValidationException
-from understudy.operations.sagemaker.wording import CONFIG, EXPERIMENT
+from understudy.operations.sagemaker.wording import CONFIG, ENDPOINT, EXPERIMENT
 
 PREFIX = "understudy:"
 
@@ -29,6 +31,19 @@ class Words:
     def told(self) -> str:
         """Name the values for an error message."""
         return " or ".join(self.words)
+
+
+@dataclass(frozen=True)
+class Units:
+    """What a unit of sticky assignment can be."""
+
+    def allows(self, value: str) -> bool:
+        """Tell whether a tag can have this value."""
+        return is_sticky_value(value)
+
+    def told(self) -> str:
+        """Name the values for an error message."""
+        return f"{SESSION} or {ATTRIBUTE}NAME"
 
 
 @dataclass(frozen=True)
@@ -54,13 +69,15 @@ class WholeNumbers:
         return f"{self.lowest}...{self.highest}"
 
 
+Values = Words | WholeNumbers | Units
+
 # Below 5 % of a processor a worker would answer no ping for seconds; above 64 processors nobody asked.
 SHADOW_CPU_PERCENT = WholeNumbers(5, 6400)
 # It is production's own time: a small share tells as much.
 NOISE_PERCENT = WholeNumbers(0, 10)
 
 # Per kind of resource: the name without its prefix, and the values it can have.
-EXTENSIONS: dict[str, dict[str, Words | WholeNumbers]] = {
+EXTENSIONS: dict[str, dict[str, Values]] = {
     CONFIG: {
         # Any number of shadows beside any number of production variants; AWS has one of each.
         "shadows": Words(("many",)),
@@ -70,6 +87,13 @@ EXTENSIONS: dict[str, dict[str, Words | WholeNumbers]] = {
         "shadow-cpu-percent": SHADOW_CPU_PERCENT,
         # So many of the captured requests are sent to production a second time, to learn its noise.
         "noise-percent": NOISE_PERCENT,
+    },
+    ENDPOINT: {
+        # The same user, or session, is answered by the same variant.
+        "sticky": Units(),
+        # Which requests are logged with their assignment; without it those with an InferenceId, and all of a
+        # sticky endpoint.
+        "assignments": Words((LOG_ALL, LOG_OFF)),
     },
     EXPERIMENT: {
         # Of the capture that the test's DataStorageConfig asks for.
@@ -105,7 +129,7 @@ def extensions_of(what: str, tags: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def _told(what: str, known: Mapping[str, Words | WholeNumbers]) -> str:
+def _told(what: str, known: Mapping[str, Values]) -> str:
     if not known:
         return f'{what} tags must not begin with "{PREFIX}".'
     listed = ", ".join(f"{PREFIX}{name}={values.told()}" for name, values in known.items())
@@ -115,7 +139,7 @@ def _told(what: str, known: Mapping[str, Words | WholeNumbers]) -> str:
 def refuse_changed_extensions(
     keys: Iterable[str], before: Mapping[str, str], after: Mapping[str, str]
 ) -> None:
-    """Refuse to add, change or remove extensions of a resource that exists.
+    """Refuse to add, change or remove extensions of a resource that exists; not for endpoints.
 
     Args:
         keys: What the request names; one that changes nothing is fine.
