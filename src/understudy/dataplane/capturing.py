@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from understudy.dataplane.accounting import Ledger
     from understudy.dataplane.calls import Call
 
-MAX_JOINED_BYTES = 16 * 1024 * 1024
+MAX_JOINED_BYTES = 8 * 1024 * 1024
 KIND = "capture"
 
 Acknowledge = Callable[[bool], None]
