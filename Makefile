@@ -73,8 +73,12 @@ bench: $(STAMP) ## measure against peers (QUICK=1: under 5 minutes; ARGS="--only
 bench-decisions: $(STAMP) ## right and wrong decisions of ours and others, simulated: docs/decision-bench.md (10 minutes; QUICK=1: one)
 	PYTHONPATH=src:. $(BIN)/python -m bench.decisions $(if $(filter-out 0,$(QUICK)),--quick) $(ARGS)
 
-soak: $(STAMP) ## is memory flat under load? (MINUTES=10)
+soak: $(STAMP) ## memory flat (MINUTES=10), all accounted for (REQUESTS=1000000), rollouts survive every fault; hours
 	$(BIN)/python -m bench.soak --minutes $(or $(MINUTES),10)
+	$(BIN)/python -m bench.soak_capture --requests $(or $(REQUESTS),1000000)
+	$(BIN)/python -m bench.soak_capture --durable --requests $(or $(REQUESTS),1000000)
+	UNDERSTUDY_LIVES=20000 $(BIN)/python -m pytest --timeout 3600 tests/core/test_rollout_simulation.py
+	$(BIN)/python -m bench.soak_rollouts
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) $(SDK2) $(SDK3) $(ORACLE) $(ORACLE3) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
