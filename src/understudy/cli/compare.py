@@ -11,6 +11,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from understudy.cli.captured import EndpointSource
 from understudy.cli.compare_report import show_report
 from understudy.cli.connection import connect, data_dir_option
 from understudy.cli.logs import parse_duration_s
+from understudy.core.routing import noise_name
 
 SLACK_S = 600.0  # records of one request come to the files of its variants within this
 REMEMBERED_INPUTS = 20_000
@@ -55,7 +57,9 @@ class Compared:
     help="Production's variant and the candidate.  [default: the only one of each kind]",
 )
 @click.option(
-    "--noise", metavar="NAME", help="A variant that runs production's own model: learn noise from it."
+    "--noise",
+    metavar="NAME",
+    help="Who answered with production's own model: learn noise from it.  [default: second answers, if any]",
 )
 @click.option(
     "--window", metavar="TIME", default="1h", show_default=True, help="The last 30s, 10m, 2h or 1d."
@@ -122,8 +126,13 @@ def command(
         start_s = end_s - parse_duration_s(window)
         source = EndpointSource(server, endpoint, destination)
         names = source.variants(variants)
-        wanted = [*names, noise] if noise is not None else [*names]
-        streams = tuple(source.read(name, start_s, end_s, bad) for name in wanted)
+        streams: tuple[Iterator[Captured], ...] = tuple(
+            source.read(name, start_s, end_s, bad) for name in names
+        )
+        again = source.read(noise or noise_name(names[0]), start_s, end_s, bad)
+        first = next(again, None)
+        if noise is not None or first is not None:
+            streams = (*streams, chain([] if first is None else [first], again))
         compared = Compared(names, streams, SLACK_S)
         metrics = {name: source.metrics(name, start_s, end_s) for name in names}
     elif endpoint is None and len(files) in (2, 3):
