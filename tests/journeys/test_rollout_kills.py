@@ -105,3 +105,28 @@ def test_routers_and_workers_may_die_during_a_rollout_and_boto3_sees_nothing(tmp
         until(lambda: served.leftovers().get("worker") == 2, "two instances again")
     finally:
         served.stop()
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+@pytest.mark.parametrize("deployment", [CANARY, rolling(30)], ids=["canary", "rolling"])
+def test_a_server_that_ends_within_a_bake_goes_on_with_it(
+    tmp_path: Path, how: str, deployment: dict[str, Any]
+) -> None:
+    served = Served(tmp_path, environments=ENVIRONMENTS)
+    try:
+        served.sagemaker.update_endpoint(
+            EndpointName="e", EndpointConfigName="v2", DeploymentConfig=deployment
+        )
+        until(lambda: served.events()[-1]["kind"] == "BakingStarted", "a bake")
+        if how == "stopped":
+            served.stop()
+        else:
+            served.kill_everything()
+        served.start()
+        found = at_rest(served.sagemaker)
+        assert found["EndpointStatus"] == "InService" and found["EndpointConfigName"] == "v2"
+        kinds = [one["kind"] for one in served.events()]
+        assert kinds.count("BakingStarted") == kinds.count("TrafficShifting") == 2
+        until(lambda: served.leftovers().get("worker") == 2, "two instances again")
+    finally:
+        served.stop()
