@@ -10,6 +10,7 @@ from understudy.control.leftovers import Leftovers
 from understudy.control.recording import Recorder
 from understudy.dataplane.accounting import Ledger
 from understudy.dataplane.journal import AREA_BYTES, CELLS_BYTES, Journal
+from understudy.stores.memory_evidence import MemoryEvidence
 from understudy.stores.memory_series import MemorySeries
 from understudy.system import RealClock
 
@@ -33,7 +34,7 @@ class Rig:
 
     def __init__(self, place: Path) -> None:
         self.folder = place / "counts"
-        self.recorder = Recorder(MemorySeries(), RealClock())
+        self.recorder = Recorder(MemorySeries(), RealClock(), MemoryEvidence())
         self.spooled = Spooled()
         self.leftovers = Leftovers(self.folder, self.spooled, self.recorder.on_metrics)
 
