@@ -16,6 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,12 +25,17 @@ import msgspec
 import setproctitle
 import uvicorn
 from starlette.applications import Starlette
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from understudy.aws.gateway import Gateway
 from understudy.capture.collector import Collector
+from understudy.console.face import ConsoleFace, is_signed
+from understudy.console.files import ConsoleFiles
 from understudy.console.health import HealthFace
+from understudy.console.invoking import Invoker
+from understudy.console.live import Live
 from understudy.console.prometheus import UnderstudyCollector
+from understudy.console.sessions import Sessions
 from understudy.control.endpoints import EndpointLoop
 from understudy.control.experiments import ExperimentLoop
 from understudy.control.loop import Chore, Loop
@@ -62,6 +68,7 @@ INDEX_LOGS_EVERY_S = 0.5  # how exact the times of log lines are
 INSTANCE_METRICS_EVERY_S = 5.0
 ROLL_UP_EVERY_S = 60.0
 COLLECT_EVERY_S = 2.0  # routers complete a segment of captured records as often
+CONSOLE_THREADS = 8  # pages that read at a time
 HEALTH_PATHS = frozenset({"/healthz", "/metrics", "/understudy/v1/status"})
 
 
@@ -232,9 +239,15 @@ class Controller:
             auth=settings.auth,
         )
         pages = Starlette(routes=health.routes())
+        self._console = console = self._build_console(services, credentials, recorder, health)
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
-            face = pages if scope["type"] == "http" and scope["path"] in HEALTH_PATHS else gateway
+            face: ASGIApp = gateway
+            if scope["type"] == "http":
+                if scope["path"] in HEALTH_PATHS:
+                    face = pages
+                elif f"{scope['path']}/".startswith("/console/") and not is_signed(scope):
+                    face = console
             await face(scope, receive, send)
 
         self._server = uvicorn.Server(
@@ -251,6 +264,34 @@ class Controller:
             )
         )
 
+    def _build_console(
+        self, services: Services, credentials: Credentials, recorder: Recorder, health: HealthFace
+    ) -> ConsoleFace:
+        settings, threads = self.settings, ThreadPoolExecutor(CONSOLE_THREADS, "console")
+        return ConsoleFace(
+            mode=settings.console,
+            files=ConsoleFiles(),
+            sessions=Sessions(
+                settings.console_secret_path,
+                None if settings.auth == "none" else credentials.keys,
+                RealClock(),
+                services.entropy,
+            ),
+            services=services,
+            call=self._gateway.perform_json,
+            describe=health.describe,
+            live=Live(
+                lambda: recorder.totals()[0],
+                health.describe,
+                services.clock,
+                threads,
+                stopping=lambda: self._server.should_exit,
+            ),
+            invoker=Invoker(services.endpoint_url, credentials.keys, settings.region),
+            time_scale=settings.time_scale,
+            threads=threads,
+        )
+
     def run(self) -> None:
         """Serve until SIGTERM; workers run on."""
         Path("controller.sock").unlink(missing_ok=True)
@@ -260,6 +301,7 @@ class Controller:
             self._server.run()
         finally:
             self._gateway.close()
+            self._console.close()
             self._loop.stop()
             self._collecting.stop()
             self._collector.collect_once()  # what the routers completed when they ended

@@ -45,6 +45,7 @@ class Settings:
         file_roots: Folders below which ``file://`` model data is allowed, separated by ``:``.
         images: A TOML file with further image entries.
         environments_dir: Where model environments are built; empty means in ``data_dir``.
+        console: ``on``, ``readonly`` (it shows everything and changes nothing) or ``off``.
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
     """
 
@@ -64,6 +65,7 @@ class Settings:
     file_roots: str = ""
     images: str = ""
     environments_dir: str = ""
+    console: str = "on"
     log_level: str = "info"
 
     @property
@@ -75,6 +77,11 @@ class Settings:
     def credentials_path(self) -> Path:
         """Access key and secret, mode 0600."""
         return Path(self.data_dir) / "credentials.json"
+
+    @property
+    def console_secret_path(self) -> Path:
+        """What signs the console's sessions, mode 0600."""
+        return Path(self.data_dir) / "console.key"
 
     @property
     def spool_dir(self) -> Path:
@@ -168,6 +175,8 @@ def _check(settings: Settings) -> None:
         raise SettingsError(f"--images {settings.images}: there is no such file.")
     if settings.objects and not settings.objects.startswith(("http://", "https://")):
         raise SettingsError(f"--objects {settings.objects}: give http(s)://HOST:PORT of an S3 server.")
+    if settings.console not in ("on", "readonly", "off"):
+        raise SettingsError(f"--console {settings.console}: choose on, readonly or off.")
     if settings.log_level not in ("debug", "info", "warning", "error"):
         raise SettingsError(f"log_level {settings.log_level}: choose debug, info, warning or error.")
     if settings.database and not settings.database.startswith(("postgresql://", "sqlite://")):

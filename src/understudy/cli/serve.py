@@ -44,6 +44,9 @@ Examples:
 @click.option("--file-roots", help="Folders below which file:// model data is allowed, separated by ':'.")
 @click.option("--images", type=click.Path(dir_okay=False), help="TOML file with further image entries.")
 @click.option("--environments-dir", type=click.Path(file_okay=False), help="Where model environments go.")
+@click.option(
+    "--console", type=click.Choice(["on", "readonly", "off"]), help="The pages at /console.  [default: on]"
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
 @click.option("--config", "config_file", type=click.Path(dir_okay=False), help="TOML with these names.")
 def serve(config_file: str | None, **options: Any) -> None:
@@ -59,6 +62,8 @@ def serve(config_file: str | None, **options: Any) -> None:
 
         def on_ready(url: str) -> None:
             click.echo(f"Understudy listens on {url} (data: {settings.data_dir})", err=True)
+            if settings.console != "off":
+                click.echo(f"Console: {url}/console", err=True)
             place = shlex.quote(settings.data_dir)
             click.echo(f'Clients: eval "$(understudy env --data-dir {place})"', err=True)
 
