@@ -10,7 +10,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from botocore.config import Config
@@ -38,7 +38,8 @@ def transform_fn(model, body, content_type, accept):
         total = BIAS + sum(weight * cell for weight, cell in zip(model, cells))
         scores.append(1 / (1 + math.exp(-total)))
     time.sleep(SLOW_S * (1 + abs(math.sin(sum(scores) * 50))))
-    return json.dumps({{"scores": scores, "label": "churn" if max(scores) > 0.5 else "stay"}}), "application/json"
+    label = "churn" if max(scores) > 0.5 else "stay"
+    return json.dumps({{"scores": scores, "label": label}}), "application/json"
 """
 MODELS = {
     "churn-v1": {"weights": [0.8, -0.5, 0.3], "bias": -0.1, "slow_s": 0.004},
@@ -130,12 +131,10 @@ class Stage:
             number = 0
             while not ended.wait(1.0 / per_s):
                 row = "100,0,0" if errors and number % 50 == 49 else ROWS[number % len(ROWS)]
-                try:
+                with suppress(BotoCoreError, ClientError):  # failures are part of the scene
                     client.invoke_endpoint(
                         EndpointName=endpoint, ContentType="text/csv", Body=row, InferenceId=f"row-{number}"
                     )
-                except (BotoCoreError, ClientError):
-                    pass  # failures are part of the scene
                 number += 1
 
         thread = threading.Thread(target=send, daemon=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import ipaddress
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -46,7 +47,6 @@ from understudy.operations.services import Services
 ROOT = "/console"
 CSRF_HEADER = "x-understudy-csrf"
 MAX_BODY_BYTES = 8 << 20
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 log = logging.getLogger(__name__)
 
@@ -233,7 +233,12 @@ class ConsoleFace:
         if not 1 <= len(variants) <= 20:
             raise BadRequest("variants: name 1 to 20 of them, separated by commas.")
         return reads.window_statistics(
-            self.services.series, text(query, "endpoint"), variants, start_s, end_s
+            self.services.series,
+            text(query, "endpoint"),
+            variants,
+            start_s,
+            end_s,
+            self.services.clock.now_s(),
         )
 
     def _events(self, query: Mapping[str, str]) -> Any:
@@ -372,7 +377,12 @@ def _refuse_other_site(request: Request) -> None:
 def _is_local(headers: Headers) -> bool:
     host = headers.get("host", "")
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    return name.lower() in LOOPBACK or name.startswith("127.")
+    if name.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 async def _body(request: Request) -> bytes:

@@ -5,6 +5,7 @@ Read only.  Main functions: :func:`window_statistics`, :func:`lineage`, :func:`n
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Any
 
@@ -41,32 +42,32 @@ METRICS = (
     ("DiskUtilization", INSTANCE_NAMESPACE),
 )
 PERIODS_S = (60, 300, 3600)  # what the series keep beyond seconds
+SECONDS_KEPT_S = 3 * 3600 - 60
 MAX_PERIODS = 1500
 EVENTS_PAGE = 1000
 
 
 def window_statistics(
-    series: Series, endpoint: str, variants: list[str], start_s: float, end_s: float
+    series: Series, endpoint: str, variants: list[str], start_s: float, end_s: float, now_s: float
 ) -> dict[str, Any]:
     """Describe each variant's metrics over a window: exact counts, sums and extremes, percentiles within 1 %.
 
     Args:
-        start_s, end_s: Unix time; widened to whole periods of a minute, five or an hour.
+        start_s, end_s: Unix time; ends older than the series' seconds are widened to a minute, five or an
+            hour.
     Returns:
         ``variants``: by name, by metric, by name of the statistic; ``shadow`` and ``capture``: counts by
         outcome.
     """
-    fitting = [one for one in PERIODS_S if (end_s - start_s) / one <= MAX_PERIODS]
-    period_s = fitting[0] if fitting else PERIODS_S[-1]
-    first_s = int(start_s // period_s * period_s)
-    last_s = int(-(-end_s // period_s) * period_s)
+    parts = _parts(start_s, end_s, now_s)
     told: dict[str, Any] = {}
     for variant in variants:
         place = {"EndpointName": endpoint, "VariantName": variant}
 
         def read(namespace: str, metric_name: str, place: dict[str, str] = place, **more: str) -> Summary:
             key = SeriesKey(namespace, metric_name, dimensions_of({**place, **more}))
-            return sum((one.summary for one in series.read(key, first_s, last_s, period_s)), Summary())
+            buckets = (one for part in parts for one in series.read(key, *part))
+            return sum((one.summary for one in buckets), Summary())
 
         metrics = {}
         for metric_name, namespace in METRICS:
@@ -83,7 +84,32 @@ def window_statistics(
                 for outcome in CAPTURE_OUTCOMES
             },
         }
-    return {"start_s": first_s, "end_s": last_s, "period_s": period_s, "variants": told}
+    return {"start_s": parts[0][0], "end_s": parts[-1][1], "variants": told}
+
+
+def _parts(start_s: float, end_s: float, now_s: float) -> list[tuple[int, int, int]]:
+    """Cut a window into parts (start, end, period): whole periods inside, seconds where ends have them still.
+
+    >>> _parts(50.0, 130.0, 200.0)
+    [(50, 60, 1), (60, 120, 60), (120, 130, 1)]
+    """
+    fitting = [one for one in PERIODS_S if (end_s - start_s) / one <= MAX_PERIODS]
+    period_s = fitting[0] if fitting else PERIODS_S[-1]
+    first_s, last_s = math.floor(start_s), math.ceil(end_s)
+    inner_first_s, inner_last_s = -(-first_s // period_s) * period_s, last_s // period_s * period_s
+    if inner_first_s > inner_last_s:  # all within one period
+        inner_first_s = inner_last_s = last_s
+    oldest_s = now_s - SECONDS_KEPT_S
+    if first_s < oldest_s:
+        inner_first_s = first_s // period_s * period_s
+    if last_s < oldest_s:
+        inner_last_s = -(-last_s // period_s) * period_s
+    parts = [(inner_first_s, inner_last_s, period_s)]
+    if first_s < inner_first_s:
+        parts.insert(0, (first_s, inner_first_s, 1))
+    if inner_last_s < last_s:
+        parts.append((inner_last_s, last_s, 1))
+    return [part for part in parts if part[0] < part[1]]
 
 
 def lineage(records: Records, objects: Objects) -> dict[str, Any]:

@@ -48,8 +48,10 @@ export function fixedWindow(start_s, end_s) {
 
 /** A period that CloudWatch has, with at most 300 points in the window. */
 function fitting(length, least) {
+  // Routers report once a real second: finer periods than two of those would have gaps.
   let period = least;
-  for (const next of [5, 10, 30, 60, 300, 900, 3600, 10800, 21600, 86400]) if (length / period > 300 && next > period) period = next;
+  const finest = server.session.time_scale > 1 ? 2 * server.session.time_scale : 1;
+  for (const next of [5, 10, 30, 60, 300, 900, 3600, 10800, 21600, 86400]) if ((length / period > 300 || period < finest) && next > period) period = next;
   return period;
 }
 

@@ -81,6 +81,11 @@ export function cli(calls) {
           const given = plain(value, name);
           return `--${dashed(name)} ${shell(typeof given === "object" ? JSON.stringify(given) : String(given))}`;
         });
+      if (operation === "InvokeEndpoint") {
+        // The CLI reads the body from a file and writes the answer to one.
+        const given = options.filter((one) => !one.startsWith("--body "));
+        return `printf %s ${shell(parameters.Body)} | ${[`aws ${service} ${dashed(operation)}`, ...given, "--body fileb:///dev/stdin /dev/stdout"].join(" \\\n    ")}`;
+      }
       return [`aws ${service} ${dashed(operation)}`, ...options].join(" \\\n    ");
     })
     .join("\n");

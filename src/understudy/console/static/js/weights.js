@@ -1,4 +1,4 @@
-// The weights of an endpoint's variants: dragged on a bar or typed, seen before they are set.
+// Weights and instance counts of an endpoint's variants: dragged on a bar or typed, seen before they are set.
 
 import { h, replace, setText } from "./dom.js";
 import { percent } from "./format.js";
@@ -9,8 +9,8 @@ import { snippet } from "./snippets.js";
 const round = (value) => Number(value.toFixed(4));
 
 export function weightEditor(endpoint, variants, done) {
-  const production = variants.filter((one) => !one.shadow).map((one) => ({ ...one, now: one.desired_weight }));
-  const shadows = variants.filter((one) => one.shadow).map((one) => ({ ...one, now: one.desired_weight }));
+  const production = variants.filter((one) => !one.shadow).map((one) => ({ ...one, now: one.desired_weight, count: one.desired_instances }));
+  const shadows = variants.filter((one) => one.shadow).map((one) => ({ ...one, now: one.desired_weight, count: one.desired_instances }));
   const all = [...production, ...shadows];
   const total = () => production.reduce((sum, one) => sum + one.now, 0);
   const share = (one) => (one.shadow ? (total() ? Math.min(1, one.now / total()) : Number(one.now > 0)) : total() ? one.now / total() : 0);
@@ -26,6 +26,12 @@ export function weightEditor(endpoint, variants, done) {
     const value = event.target.valueAsNumber;
     if (!(value >= 0) || !Number.isFinite(value)) return;
     one.now = value;
+    show(event.target);
+  } }));
+  const counts = all.map((one) => h("input", { type: "number", min: 1, step: 1, value: one.count, "aria-label": `Instances of ${one.name}`, oninput: (event) => {
+    const value = event.target.valueAsNumber;
+    if (!(value >= 1) || !Number.isInteger(value)) return;
+    one.count = value;
     show(event.target);
   } }));
   const shares = all.map(() => h("span.number"));
@@ -60,11 +66,13 @@ export function weightEditor(endpoint, variants, done) {
     move(at, place + by);
   }
 
+  const differs = (one) => one.now !== one.desired_weight || one.count !== one.desired_instances;
   const calls = () => [["sagemaker", "UpdateEndpointWeightsAndCapacities", { EndpointName: endpoint,
-    DesiredWeightsAndCapacities: all.filter((one) => one.now !== one.desired_weight || all.every((each) => each.now === each.desired_weight))
-      .map((one) => ({ VariantName: one.name, DesiredWeight: one.now })) }]];
+    DesiredWeightsAndCapacities: all.filter((one) => differs(one) || !all.some(differs)).map((one) => ({ VariantName: one.name,
+      DesiredWeight: one.now !== one.desired_weight || !differs(one) ? one.now : undefined,
+      DesiredInstanceCount: one.count !== one.desired_instances ? one.count : undefined })) }]];
   const preview = snippet(calls());
-  const apply = changing("Set weights", async () => {
+  const apply = changing("Apply", async () => {
     apply.disabled = true;
     try {
       for (const one of calls()) await call(...one);
@@ -76,7 +84,7 @@ export function weightEditor(endpoint, variants, done) {
     }
   }, "primary");
   const reset = h("button.quiet", { type: "button", onclick: () => {
-    all.forEach((one) => (one.now = one.desired_weight));
+    for (const one of all) [one.now, one.count] = [one.desired_weight, one.desired_instances];
     show();
   } }, "Reset");
 
@@ -95,18 +103,19 @@ export function weightEditor(endpoint, variants, done) {
     });
     all.forEach((one, at) => {
       if (fields[at] !== typed) fields[at].value = one.now;
+      if (counts[at] !== typed) counts[at].value = one.count;
       setText(shares[at], `${percent(share(one), 2)}${one.shadow ? " of requests copied" : ""}`);
     });
-    const changed = all.some((one) => one.now !== one.desired_weight);
+    const changed = all.some(differs);
     if (!apply.title) apply.disabled = !changed;
     reset.disabled = !changed;
     preview.update(calls());
   }
   show();
 
-  return h("section.card", { "aria-labelledby": "weights-title", id: "weights" }, h("h2", { id: "weights-title" }, "Weights"),
+  return h("section.card", { "aria-labelledby": "weights-title", id: "weights" }, h("h2", { id: "weights-title" }, "Weights and instances"),
     production.length > 1 && bar,
-    h("div.scroll", { tabindex: 0, role: "region", "aria-label": "Weights of variants" }, h("table.weights-table", {}, h("thead", {}, h("tr", {}, ["Variant", "Weight", "Share"].map((one) => h("th", { scope: "col" }, one)))),
-      h("tbody", {}, all.map((one, at) => h("tr", {}, h("th", { scope: "row" }, h("label", { for: `weight-${one.name}` }, h("i.dot", { style: { background: one.colour } }), one.name, one.shadow && " (shadow)")), h("td", {}, fields[at]), h("td", {}, shares[at])))))),
+    h("div.scroll", { tabindex: 0, role: "region", "aria-label": "Weights of variants" }, h("table.weights-table", {}, h("thead", {}, h("tr", {}, ["Variant", "Weight", "Share", "Instances"].map((one) => h("th", { scope: "col" }, one)))),
+      h("tbody", {}, all.map((one, at) => h("tr", {}, h("th", { scope: "row" }, h("label", { for: `weight-${one.name}` }, h("i.dot", { style: { background: one.colour } }), one.name, one.shadow && " (shadow)")), h("td", {}, fields[at]), h("td", {}, shares[at]), h("td", {}, counts[at])))))),
     preview.node, said, h("div.row", {}, h("span.grow"), reset, apply));
 }

@@ -38,7 +38,7 @@ export async function page({ query, go }) {
     const end = server.now() + 1;
     replace(out, h("p.busy", {}, "Reading …"));
     try {
-      const told = await get("captures", { endpoint: endpoint.value, variants: variant.value || variantsOf().join(","), start_s: end - Number(span.value), end_s: end, inference_id: inference.value.trim(), destination: destination.value.trim(), limit: 100 });
+      const told = await get("captures", { endpoint: endpoint.value, variants: variant.value || variantsOf().join(","), start_s: end - Number(span.value), end_s: end, inference_id: inference.value.trim(), destination: destination.value.trim(), limit: 50 });
       if (told.destination === null)
         return replace(out, empty(`${endpoint.value} captures nothing now`, "Give its endpoint configuration a DataCaptureConfig and update it, or name the destination of an earlier capture above."));
       replace(out,

@@ -30,13 +30,13 @@ export async function page({ query, go }) {
   const samplingNumber = h("input", { type: "number", min: 0, max: 100, step: 1, value: 100, "aria-label": "Traffic sampling percentage" });
   const starts = choice([["0", "Now"], ["3600", "In 1 hour"], ["21600", "In 6 hours"], ["86400", "In 1 day"]], "0");
   const lasts = h("input", { type: "number", min: 1, max: 720, step: "any", value: 7 });
-  const lastsUnit = choice([["3600", "hours"], ["86400", "days"]], "86400", { "aria-label": "Unit of the duration" });
+  const lastsUnit = choice([["3600", "hours"], ["86400", "days"]], "86400");
   const capture = h("input", { placeholder: "s3://bucket/captured (none: shadow answers are dropped)" });
 
   const existing = h("p.hint");
   const newFields = h("div", {}, labelled("Name of the endpoint", newName), labelled("Production model", productionModel), labelled("Production variant", productionVariant),
     h("div.pair", {}, labelled("Instance type", productionType), labelled("Instances", productionCount)));
-  const managedFields = [h("fieldset", {}, h("legend", {}, "4. When"), labelled("Starts", starts), h("div.pair", {}, labelled("Lasts", lasts, "1 hour to 30 days; then the test is complete and the endpoint as it was."), h("div.field", {}, lastsUnit)))];
+  const managedFields = [h("fieldset", {}, h("legend", {}, "4. When"), labelled("Starts", starts), h("div.pair", {}, labelled("Lasts", lasts, "1 hour to 30 days; then the test is complete and the endpoint as it was."), labelled("Unit", lastsUnit)))];
   const nameField = labelled("Name of the test", name);
   const form = h("form.wizard", { oninput: show, onchange: show, onsubmit: (event) => { event.preventDefault(); create(); } },
     h("fieldset", {}, h("legend", {}, "1. Which way"), labelled("Way", way), nameField, labelled("Description", description)),

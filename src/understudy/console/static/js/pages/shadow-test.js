@@ -108,6 +108,7 @@ export async function page({ path: [name], query, go }) {
       const [before, after] = [ours[metric][statistic], theirs[metric][statistic]];
       if (!before || after === null || after === undefined) return "–";
       const by = after / before - 1;
+      if (Math.abs(by) < 0.0005) return "0 %";
       return h("span", { title: `${shadowName} against ${sourceName}` }, `${by >= 0 ? "+" : "−"}${percent(Math.abs(by))}`);
     };
     return [
@@ -128,7 +129,7 @@ export async function page({ path: [name], query, go }) {
       h("div.shares", { role: "img", "aria-label": shown.map((one) => `${one} ${percent(outcomes[one] / all)}`).join(", ") }, shown.map((one) => h(`span.outcome-${one}`, { style: { flex: `${outcomes[one]} 0 0` } }))),
       table([{ title: "Outcome" }, { title: "Requests", number: true }, { title: "Share", number: true }], [
         ...shown.map((one) => [h("span", {}, h(`i.dot.outcome-${one}`), OUTCOMES[one]), count(outcomes[one]), percent(outcomes[one] / all, 2)]),
-        [h("strong", {}, "Production requests"), h("strong", {}, count(all)), ""]], { caption: "Mirror accounting" })];
+        [h("strong", {}, "Production requests while the shadow served"), h("strong", {}, count(all)), ""]], { caption: "Mirror accounting" })];
   }
 
   function differences() {
