@@ -98,7 +98,13 @@ def captured(scene: Any) -> Any:
 
 
 def browse(objects: Any, **more: Any) -> Any:
-    window = {"start_s": NOW_S - 86400, "end_s": NOW_S, "inference_id": None, "limit": 20} | more
+    window = {
+        "start_s": NOW_S - 86400,
+        "end_s": NOW_S,
+        "now_s": NOW_S,
+        "inference_id": None,
+        "limit": 20,
+    } | more
     return captures.browse(objects, "s3://b/p", "churn", ["v", "s"], **window)
 
 
@@ -133,7 +139,14 @@ def _reading(self: Any, left: int) -> None:
 
 def test_differences_of_answers(captured: Any) -> None:
     told = captures.differing(
-        captured, "s3://b/p", "churn", ("v", "s"), start_s=NOW_S - 86400, end_s=NOW_S, threshold=None
+        captured,
+        "s3://b/p",
+        "churn",
+        ("v", "s"),
+        start_s=NOW_S - 86400,
+        end_s=1e12,
+        now_s=NOW_S,
+        threshold=None,
     )
     assert told["pairs"] == 300 and told["differing"] == 300 and not told["only_baseline"]
     assert told["examples"][0]["baseline_answer"] and told["fields"][0]["mean_gap"] == pytest.approx(0.5)

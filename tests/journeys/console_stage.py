@@ -6,6 +6,8 @@ Shared by the browser journeys and by ``make screenshots``.  Models are short sc
 from __future__ import annotations
 
 import io
+import os
+import shutil
 import tarfile
 import threading
 import time
@@ -15,6 +17,9 @@ from typing import Any
 
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from playwright.sync_api import Error
+
+from understudy.sdk.servers import read_server
 
 ROLE = "arn:aws:iam::123456789012:role/understudy"
 BUCKET = "models"
@@ -48,12 +53,33 @@ MODELS = {
 ROWS = [f"{(n * 37 % 100) / 25:.2f},{(n * 53 % 100) / 30:.2f},{(n * 71 % 100) / 20:.2f}" for n in range(200)]
 
 
+def launch(playwright: Any) -> Any:
+    """Start Playwright's own Chromium, else the system's; None where there is neither."""
+    options = {"args": ["--no-sandbox"] if os.geteuid() == 0 else []}
+    try:
+        return playwright.chromium.launch(**options)
+    except Error:
+        path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+        return None if path is None else playwright.chromium.launch(executable_path=path, **options)
+
+
+def variant(name: str, model: str) -> dict[str, Any]:
+    """One of an inference experiment's ModelVariants."""
+    size = {"InstanceType": "ml.m5.large", "InstanceCount": 1}
+    infrastructure = {"InfrastructureType": "RealTimeInference", "RealTimeInferenceConfig": size}
+    return {"VariantName": name, "ModelName": model, "InfrastructureConfig": infrastructure}
+
+
 class Stage:
     """Clients of a server, and short ways to what stories need."""
 
     def __init__(self, server: Any) -> None:
         self.server = server
         self.sm, self.s3 = server.client("sagemaker"), server.client("s3")
+
+    def now(self) -> float:
+        """The server's clock, Unix seconds."""
+        return read_server(self.server.data_dir).now_s()
 
     def models(self) -> None:
         """Create both models."""

@@ -59,6 +59,7 @@ def browse(
     *,
     start_s: float,
     end_s: float,
+    now_s: float,
     inference_id: str | None,
     limit: int,
 ) -> dict[str, Any]:
@@ -67,6 +68,7 @@ def browse(
     Args:
         destination: ``s3://bucket/prefix``.
         start_s, end_s: Unix time; the end is not included.
+        now_s: The server's clock: nothing was captured after it.
         inference_id: Only records of this InferenceId; None: all.
         limit: At most so many of all variants together.
     """
@@ -74,7 +76,9 @@ def browse(
     found: list[dict[str, Any]] = []
     for variant in variants:
         taken = 0
-        for captured in _newest_first(objects, destination, endpoint, variant, start_s, end_s, reading):
+        for captured in _newest_first(
+            objects, destination, endpoint, variant, start_s, end_s, now_s, reading
+        ):
             if inference_id is not None and captured.inference_id != inference_id:
                 continue
             found.append(_told(captured, variant))
@@ -99,6 +103,7 @@ def differing(
     *,
     start_s: float,
     end_s: float,
+    now_s: float,
     threshold: float | None,
 ) -> dict[str, Any]:
     """Compare the newest answers of two variants: ``COMPARED_RECORDS`` of each at most.
@@ -111,7 +116,7 @@ def differing(
     readings = [Reading(), Reading()]
     for name, reading in zip(names, readings, strict=True):
         newest: list[Captured] = []
-        for captured in _newest_first(objects, destination, endpoint, name, start_s, end_s, reading):
+        for captured in _newest_first(objects, destination, endpoint, name, start_s, end_s, now_s, reading):
             newest.append(captured)
             if len(newest) == COMPARED_RECORDS:
                 reading.stopped_at_s = captured.at_s
@@ -134,12 +139,13 @@ def _newest_first(
     variant: str,
     start_s: float,
     end_s: float,
+    now_s: float,
     reading: Reading,
 ) -> Iterator[Captured]:
     """Yield a variant's records from the newest back; within a second in any order."""
     bucket, prefix = bucket_and_prefix(destination)
     source = ObjectSource(objects, bucket)
-    hour_s = end_s // HOUR_S * HOUR_S
+    hour_s = min(end_s, now_s + HOUR_S) // HOUR_S * HOUR_S
     first_s = max(start_s // HOUR_S * HOUR_S, hour_s - MAX_HOURS * HOUR_S)
     while hour_s >= first_s:
         folder = f"{prefix}{endpoint}/{variant}/{datetime.fromtimestamp(hour_s, UTC):%Y/%m/%d/%H}/"

@@ -259,6 +259,7 @@ class ConsoleFace:
             [name for name in text(query, "variants").split(",") if name],
             start_s=start_s,
             end_s=end_s,
+            now_s=self.services.clock.now_s(),
             inference_id=query.get("inference_id") or None,
             limit=int(number(query, "limit", 1, 500, default=50)),
         )
@@ -277,6 +278,7 @@ class ConsoleFace:
             (text(query, "production"), text(query, "candidate")),
             start_s=start_s,
             end_s=end_s,
+            now_s=self.services.clock.now_s(),
             threshold=threshold,
         )
 

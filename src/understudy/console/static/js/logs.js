@@ -9,7 +9,7 @@ const KEPT = 500;
 
 export function logTail(endpoint, query) {
   const group = `/aws/sagemaker/Endpoints/${endpoint}`;
-  const lines = h("ol.log", { tabindex: 0, role: "log", "aria-label": "Worker logs", "aria-live": "off" });
+  const lines = h("div.log", { tabindex: 0, role: "log", "aria-label": "Worker logs", "aria-live": "off" });
   const state = h("span.faint", {}, "");
   const filter = h("input", { type: "search", placeholder: "Filter, e.g. ERROR", "aria-label": "Filter lines", value: query.get("log") ?? "", onchange: () => restart() });
   const seen = new Set();
@@ -47,7 +47,7 @@ export function logTail(endpoint, query) {
           seen.add(one.eventId);
           from = Math.max(from ?? 0, one.timestamp);
           const low = lines.scrollTop + lines.clientHeight > lines.scrollHeight - 40;
-          lines.append(h("li", {}, h("span.stamp", { title: utc(one.timestamp / 1000) }, time(one.timestamp / 1000, { short: true })), h("span.stream", {}, one.logStreamName.split("/")[0]), h("span", {}, one.message)));
+          lines.append(h("p", {}, h("span.stamp", { title: utc(one.timestamp / 1000) }, time(one.timestamp / 1000, { short: true })), h("span.stream", {}, one.logStreamName.split("/")[0]), h("span", {}, one.message)));
           if (low) lines.scrollTop = lines.scrollHeight;
         }
         token = told.nextToken;

@@ -64,7 +64,7 @@ async function show() {
     end = made.end ?? end;
     document.documentElement.dataset.drawn = location.pathname;
     if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
-    else main.querySelector("h1")?.focus({ preventScroll: true });
+    else if (mine > 1) main.querySelector("h1")?.focus({ preventScroll: true });
   } catch (error) {
     clearTimeout(slow);
     if (mine !== turn) return;
@@ -105,6 +105,7 @@ function frame() {
   replace(navigation, NAVIGATION.map(([name, text]) => h("li", {}, h("a", { href: `/console/${name}`, "data-name": name }, text))));
   const { session } = server;
   const out = h("button.quiet", { type: "button", onclick: async () => {
+    end(); // what the page still asks would be refused
     await post("sign-out", {});
     location.assign("/console/");
   } }, "Sign out");
