@@ -184,7 +184,7 @@ def test_sign_in(chromium: Any, server: Any, stage: Any) -> None:
 def test_overview_is_live(visit: Visitor, stage: Any) -> None:
     page = visit.open("")
     row = page.get_by_role("row").filter(has=page.get_by_role("link", name="ab", exact=True))
-    until(lambda: float(row.locator("td").nth(2).inner_text() or "0") > 1)
+    until(lambda: float(row.locator("td").nth(2).inner_text().replace("–", "0")) > 1)
     until(lambda: row.locator("td").nth(4).inner_text().endswith("ms"))
     assert "Variant1 50 %" in row.inner_text()
     row.get_by_role("link", name="ab", exact=True).click()
@@ -485,7 +485,8 @@ def test_hostile_bodies_ids_and_logs_are_text(visit: Visitor, hostile: Any) -> N
         return page.evaluate(
             """async () => {
               const end = Date.now();
-              const query = new URLSearchParams({endpoint: 'hostile', variants: 'production', start_s: 0, end_s: 1e11, limit: 500});
+              const query = new URLSearchParams(
+                {endpoint: 'hostile', variants: 'production', start_s: 0, end_s: 1e11, limit: 500});
               return (await (await fetch('/console/api/captures?' + query)).json()).records.length;
             }"""
         )
@@ -611,7 +612,10 @@ def test_snippets_hold_any_text(visit: Visitor, hostile: Any, tmp_path: Path) ->
         """async (texts) => {
           const version = document.querySelector('script[src]').src;
           const snippets = await import(version.replace('main.js', 'snippets.js'));
-          return texts.map((one) => [snippets.boto3([['sagemaker', 'AddTags', {Name: one}]]), snippets.cli([['sagemaker', 'AddTags', {Name: one, More: [{Key: one}]}]])]);
+          return texts.map((one) => [
+            snippets.boto3([['sagemaker', 'AddTags', {Name: one}]]),
+            snippets.cli([['sagemaker', 'AddTags', {Name: one, More: [{Key: one}]}]]),
+          ]);
         }""",
         texts,
     )

@@ -190,7 +190,7 @@ function figure({ title, unit, format, lines, height = 170 }) {
     plot = new Plot({
       width: canvas.clientWidth || 320,
       height,
-      padding: [8, 8, 0, 0],
+      padding: [8, 18, 0, 0],
       legend: { show: false },
       cursor: { sync: { key: "time" }, points: { size: 6 }, drag: { x: true, y: false } },
       scales: { x: { time: true }, y: { range: (_, low, high) => [Math.min(0, low ?? 0), (high ?? 0) > 0 ? high * 1.08 : 1] } },

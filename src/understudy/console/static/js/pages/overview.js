@@ -70,8 +70,8 @@ function rowOf(endpoint, tests) {
   const node = h("tr", {},
     h("th", { scope: "row" }, endpointLink(endpoint.name), h("div.faint", {}, endpoint.config_name)),
     h("td", {}, chip(endpoint.status)), h("td", {}, shares),
-    h("td.number", {}, h("span.pair", {}, spark.node, rate)), h("td.number", {}, errors), h("td.number", {}, p99),
-    h("td", {}, tests.length ? tests.map((one) => h("div", {}, testLink(one.name), " ", h("span.faint", {}, one.status))) : h("span.faint", {}, "none")));
+    h("td.number", { "data-label": "Requests/s" }, h("span.pair", {}, spark.node, rate)), h("td.number", { "data-label": "Errors" }, errors), h("td.number", { "data-label": "p99" }, p99),
+    h("td", { "data-label": "Shadow tests" }, tests.length ? tests.map((one) => h("div", {}, testLink(one.name), " ", h("span.faint", {}, one.status))) : h("span.faint", {}, "none")));
   let told = "";
   function update(now) {
     const key = JSON.stringify(now.variants.map((one) => [one.name, one.share, one.shadow]));
