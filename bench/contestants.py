@@ -99,6 +99,7 @@ def _mlserver(batch: int, wait_s: float) -> Callable[[str, int, Path], list[str]
 
 _NGINX = "apt-get install nginx-light"
 _RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+_RAY_APP = _script("ray_serve", "serve_app.py")
 _V2 = "/v2/models/churn/infer"
 
 PEERS: tuple[Peer, ...] = (
@@ -116,8 +117,8 @@ PEERS: tuple[Peer, ...] = (
     Peer("MLServer", "mlserver", "MLServer", _mlserver(0, 0.0), _V2, "v2"),
     Peer("MLServer, batch 64 wait 1 ms", "mlserver", "MLServer", _mlserver(64, 0.001), _V2, "v2"),
     Peer("BentoML", "bentoml", "BentoML", _bentoml, "/predict", "text", {"BENTOML_DO_NOT_TRACK": "1"}),
-    Peer("Ray Serve", "ray_serve", "Ray Serve", _script("ray_serve", "serve_app.py"), "/", "csv", _RAY),
-    Peer("Ray Serve, HAProxy", "ray_serve", "Ray Serve", _script("ray_serve", "serve_app.py"), "/", "csv",
+    Peer("Ray Serve, its own proxy", "ray_serve", "Ray Serve", _RAY_APP, "/", "csv", _RAY),
+    Peer("Ray Serve, HAProxy", "ray_serve", "Ray Serve HAProxy", _RAY_APP, "/", "csv",
          {**_RAY, "RAY_SERVE_ENABLE_HA_PROXY": "1"}),
     Peer("nginx split_clients, 2 uvicorn", "nginx", "nginx split", _script("nginx", "serve.py", "split"),
          needs="nginx", advice=_NGINX),

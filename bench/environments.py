@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / "bench" / "peers"
 CACHE = ROOT / ".cache" / "bench"
 INSTALL_PATIENCE_S = 900
+OWN_CODE = {"PYTHONPATH": str(ROOT / "src")}  # what is measured is the tree that this file is in
 
 
 class NotInstalled(Exception):

@@ -1,7 +1,6 @@
 """What is measured of Understudy alone: A/B, signatures, open loop, overload, large bodies, crowds.
 
-Each mode is a function from a :class:`Bench` to rows of figures; :data:`MODES` lists them in the order of the
-report.  A mode that this version of Understudy can't serve says so.
+Each mode is a function from a :class:`Bench` to rows of figures; ``bench.catalogue`` lists them all.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from bench.figures import median, paired_ratio
 from bench.loadgen.engine import Load
 from bench.loadgen.plans import Request, write_plan
 from bench.loadgen.remote import ROOT
-from bench.measuring import Measurement, WrongAnswer, measure
+from bench.measuring import Measurement, measure
 from bench.router_rig import RouterRig
 from bench.understudy import ECHO, SLOW, Understudy, Variant
 from bench.work import Work
@@ -33,7 +32,7 @@ BODY_256_KB = 256 * 1024
 BODY_6_MB = 6 * 1024 * 1024
 OVERLOAD = 3.0
 COPIES = 100  # 200 rows a hundred times: 20,000 requests with signatures of their own
-NOT_IN_THIS_VERSION = "not measured by this bench yet"
+MILLION = 1_000_000
 CSV = {"Content-Type": "text/csv"}
 
 
@@ -43,6 +42,7 @@ class Schedule:
 
     Attributes:
         connections: Of the closed loops against peers.
+        edges: Further numbers of connections, in fewer rounds.
         many: How many variants the flat-cost mode goes up to.
     """
 
@@ -50,6 +50,7 @@ class Schedule:
     seconds: float
     warm_up_s: float
     connections: tuple[int, ...]
+    edges: tuple[int, ...]
     many: int
 
     def load(self, connections: int, **more: Any) -> Load:
@@ -187,16 +188,6 @@ def at_part_of_capacity(schedule: Schedule, target: Started, mode: str) -> Itera
         late_us = one.load["lateness"]["p99_us"]
         note = f"offered {rate:,.0f}/s; the generator sent {late_us / 1000:.2f} ms late (p99)"
         yield Row(mode, f"{percent} % of {peak.per_s:,.0f}/s", figures_of([one]), note)
-
-
-def shadow(_bench: Bench) -> Iterator[Row]:
-    """100 % of production copied to a shadow variant: to be measured as A/B is, against no shadow."""
-    yield Row("shadow", "100 %", {}, NOT_IN_THIS_VERSION)
-
-
-def capture(_bench: Bench) -> Iterator[Row]:
-    """100 % of requests captured: to be measured as A/B is, against no capture."""
-    yield Row("capture", "100 %", {}, NOT_IN_THIS_VERSION)
 
 
 def overload(bench: Bench) -> Iterator[Row]:
@@ -357,37 +348,25 @@ def endpoints(bench: Bench) -> Iterator[Row]:
             rig.stop()
 
 
-MODES: dict[str, Callable[[Bench], Iterator[Row]]] = {
-    "open": open_loop,
-    "ab": ab,
-    "signatures": signatures,
-    "shadow": shadow,
-    "capture": capture,
-    "overload": overload,
-    "bodies": bodies,
-    "crowd": crowd,
-    "variants": variants,
-    "endpoints": endpoints,
-}
-
-
-def run_modes(bench: Bench, names: list[str]) -> list[Row]:
-    """Run some modes; one that breaks is named with its reason.
-
-    Raises:
-        WrongAnswer: nothing of this run may be shown.
-    """
-    rows: list[Row] = []
-    for name in names:
-        bench.say(f"mode {name}")
-        try:
-            for row in MODES[name](bench):
-                rows.append(row)
-                per_s = row.figures.get("per_s")
-                bench.say(f"  {row.setting}: " + (f"{per_s:,.0f}/s  " if per_s else "") + row.note)
-        except WrongAnswer:
-            raise
-        except Exception as error:  # noqa: BLE001 - one mode's trouble is reported in its place
-            rows.append(Row(name, "", {}, f"failed: {type(error).__name__}: {error}"))
-            bench.say(f"  failed: {type(error).__name__}: {error}")
-    return rows
+def served(bench: Bench) -> Iterator[Row]:
+    """Cost per request of a fresh server before and after its first million requests."""
+    server = Understudy()
+    try:
+        server.create_churn_model("churn", bench.work)
+        server.deploy("one", Variant("A", "churn"))
+        target, load = bench.endpoint("one", server=server), bench.schedule.load(64)
+        before = [measure(target, load) for _ in range(bench.schedule.rounds)]
+        done = sum(one.load["in_window"] for one in before)
+        seconds = (MILLION - done) / max(one.per_s for one in before)
+        while done < MILLION:
+            done += measure(target, Load("", 0, 64, max(1.0, seconds))).load["in_window"]
+            seconds = 2.0
+        after = [measure(target, load) for _ in range(bench.schedule.rounds)]
+        yield Row("served", "fresh server, 64 connections", figures_of(before))
+        figures = figures_of(after)
+        cpu = paired_ratio([one.cpu_us for one in after], [one.cpu_us for one in before])
+        figures["ratio_cpu"] = None if cpu is None else vars(cpu)
+        note = f"after {done:,} requests; CPU × {cpu}"
+        yield Row("served", "after a million requests, 64 connections", figures, note)
+    finally:
+        server.stop()

@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,11 +41,13 @@ def router_stages(row: str, score: str) -> dict[str, float]:
     from botocore.awsrequest import AWSRequest
     from botocore.credentials import Credentials
 
-    from understudy.core.routing import EndpointRoute, VariantRoute
-    from understudy.core.signing import SignedRequest, verify
+    from understudy.core.resigned import recipe_of
+    from understudy.core.routing import VariantRoute
+    from understudy.core.signing import SignedRequest, Verified, verify
     from understudy.dataplane import answers
     from understudy.dataplane.accounting import Ledger
     from understudy.dataplane.dice import splitmix64
+    from understudy.dataplane.familiar import cut
     from understudy.dataplane.guard import parse_head
     from understudy.dataplane.invocation import read_invocation
     from understudy.dataplane.table import Endpoint, Variant
@@ -55,7 +58,7 @@ def router_stages(row: str, score: str) -> dict[str, float]:
         "POST",
         "http://127.0.0.1:8080/endpoints/churn/invocations",
         data=body,
-        headers={"Content-Type": "text/csv"},
+        headers={"Content-Type": "text/csv", "amz-sdk-invocation-id": str(uuid.uuid4())},
     )
     SigV4Auth(Credentials("AKIA", "secret"), "sagemaker", "us-east-1").add_auth(asked)
     lines = "".join(f"{name}: {value}\r\n" for name, value in asked.headers.items())
@@ -73,18 +76,29 @@ def router_stages(row: str, score: str) -> dict[str, float]:
         fresh = parse_head(received[: received.find(b"\r\n\r\n") + 4])
         return read_invocation(fresh), received[split:]
 
-    def check() -> object:
+    def parse_familiar() -> object:
+        parts = cut(received[: received.find(b"\r\n\r\n") + 4])
+        assert parts is not None
+        return heads.get(parts[0]), received[split:]
+
+    def check() -> tuple[SignedRequest, Verified]:
         request = SignedRequest(
             head.method.decode(), head.path, head.query, head.headers, hashlib.sha256(body).hexdigest()
         )
         keys = {"AKIA": "secret"}
-        return verify(request, keys, now_s=time.time(), region="us-east-1", services=("sagemaker",))
+        return request, verify(request, keys, now_s=time.time(), region="us-east-1", services=("sagemaker",))
+
+    recipe = recipe_of(*check())
+    sent = cut(raw)
+    assert recipe is not None and sent is not None
+    heads[sent[0]] = head
+
+    def check_by_recipe() -> object:
+        return recipe.holds(sent[1], hashlib.sha256(body).hexdigest(), sent[2])
 
     ledger = Ledger()
     routes = tuple(VariantRoute(name, 1.0, "config", ()) for name in ("a", "b"))
-    endpoint = Endpoint(
-        EndpointRoute("churn", routes), [Variant(route, "churn", [], ledger) for route in routes]
-    )
+    endpoint = Endpoint("churn", [(1.0, Variant(route, "churn", [], ledger)) for route in routes])
     draw = splitmix64(1)
     invocation = read_invocation(head)
     assert invocation is not None
@@ -104,8 +118,10 @@ def router_stages(row: str, score: str) -> dict[str, float]:
 
     return {
         "parse, head seen before (unsigned keep-alive)": cost_us(parse_known),
-        "parse, new head (signed)": cost_us(parse_new),
-        "verify the signature (signed)": cost_us(check),
+        "parse, head of an SDK like one before": cost_us(parse_familiar),
+        "parse, new head": cost_us(parse_new),
+        "verify the signature by its recipe (like one before)": cost_us(check_by_recipe),
+        "verify the signature (new head)": cost_us(check),
         "choose one of two variants": cost_us(lambda: endpoint.choose(draw())),
         "frame for the worker": cost_us(lambda: wire.encode_requests([(1, wire_head, body)])),
         "take the worker's frame apart": cost_us(take_apart),
@@ -153,16 +169,28 @@ def worker_stages(model: str, row: str) -> dict[str, float]:
 
     result: dict[str, Any] = {
         "take the router's frame apart": cost_us(read),
-        "parse the CSV row": cost_us(parse),
+        "parse the CSV row without msgspec": cost_us(parse),
         "predict": cost_us(lambda: predictor.predict(values, 1, len(values))),
-        "answer (parse, checks, predict, render)": cost_us(lambda: handler.answer(calls)),
+        "answer without msgspec (parse, checks, predict, render)": cost_us(lambda: handler.answer(calls)),
         "frame for the router": cost_us(
             lambda: wire.encode_responses([(1, 200, b"text/csv", b"0.123456789")])
         ),
     }
     many = calls * 16
-    result["answer, each of 16 at once"] = cost_us(lambda: handler.answer(many), 50) / 16
+    result["answer without msgspec, each of 16 at once"] = cost_us(lambda: handler.answer(many), 50) / 16
     return result
+
+
+def packing_stages(row: str) -> dict[str, float]:
+    """Time how rows become float32 where msgspec is there, as it is in this interpreter."""
+    from understudy.worker.clean_rows import RowPacker
+
+    packer = RowPacker(row.count(",") + 1, 512)
+    one, many = [row.encode()], [row.encode()] * 16
+    return {
+        "parse the CSV row": cost_us(lambda: packer.pack(one)),
+        "parse the CSV row, each of 16 at once": cost_us(lambda: packer.pack(many), 50) / 16,
+    }
 
 
 def main() -> None:
@@ -182,7 +210,7 @@ def main() -> None:
     )
     for title, stages in (
         ("router", router_stages(row, score)),
-        ("worker", json.loads(done.stdout.splitlines()[-1])),
+        ("worker", packing_stages(row) | json.loads(done.stdout.splitlines()[-1])),
     ):
         print(f"\n| {title} | µs |\n|---|---:|")
         for name, value in stages.items():

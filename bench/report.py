@@ -1,6 +1,6 @@
-"""Tables for people and for docs/performance.md, and the issue's targets checked against them.
+"""Tables for people and for docs/performance.md.
 
-Main functions: :func:`peer_tables`, :func:`mode_table`, :func:`target_table`.
+Main functions: :func:`peer_tables`, :func:`mode_table`; ``bench.targets`` judges what they show.
 """
 
 from __future__ import annotations
@@ -42,39 +42,6 @@ class Duel:
         return paired_ratio(theirs, ours) if inverse else paired_ratio(ours, theirs)
 
 
-@dataclass(frozen=True)
-class Target:
-    """The targets: at least (or at most) so many times a peer at the better of its settings.
-
-    Attributes:
-        group: Empty for every peer.
-    """
-
-    text: str
-    group: str
-    connections: int
-    figure: str
-    bound: float
-    at_least: bool = True
-
-
-TARGETS = (
-    *(
-        Target(f"req/s ≥ {bound:g} × {group}", group, 16, "per_s", bound)
-        for group, bound in (
-            ("mosec", 4), ("FastAPI 1", 10), ("nginx split", 5), ("LitServe", 15), ("MLServer", 15),
-            ("BentoML", 25), ("Ray Serve", 60),
-        )
-    ),
-    Target("req/s ≥ 2 × mosec", "mosec", 64, "per_s", 2),
-    Target("req/s ≥ 12 × FastAPI 1", "FastAPI 1", 64, "per_s", 12),
-    Target("p99 below every peer's", "", 64, "p99_us", 1, at_least=False),
-    Target("CPU per request ≤ 1/8 of FastAPI 1", "FastAPI 1", 16, "cpu_us", 1 / 8, at_least=False),
-    Target("CPU per request ≤ 1/12 of FastAPI 1", "FastAPI 1", 64, "cpu_us", 1 / 12, at_least=False),
-    Target("p50 ≤ 0.75 × FastAPI 1", "FastAPI 1", 1, "p50_us", 0.75, at_least=False),
-)  # fmt: skip
-
-
 def peer_tables(duels: Sequence[Duel], missing: dict[str, str]) -> str:
     """Render a table per number of connections; who could not be measured is named."""
     parts = []
@@ -91,10 +58,10 @@ def peer_tables(duels: Sequence[Duel], missing: dict[str, str]) -> str:
             "server", "req/s", "Understudy is × (low–high)", "p50 ms", "p99 ms", "p99.9 ms", "CPU µs/req",
             "its CPU is ×", "RSS MB", "errors",
         ]  # fmt: skip
-        parts.append(f"### {connections} connection{'s' * (connections > 1)}\n\n{_table(head, rows)}")
+        parts.append(f"### {connections} connection{'s' * (connections > 1)}\n\n{table(head, rows)}")
     if missing:
         rows = [[name, reason] for name, reason in missing.items()]
-        parts.append("### Not measured\n\n" + _table(["server", "why"], rows))
+        parts.append("### Not measured\n\n" + table(["server", "why"], rows))
     return "\n\n".join(parts)
 
 
@@ -135,29 +102,7 @@ def mode_table(rows: Sequence[Row]) -> str:
                 row.note,
             ]
         )
-    return _table(["mode", "setting", "req/s", "p50 ms", "p99 ms", "CPU µs/req", "errors", "note"], lines)
-
-
-def target_table(duels: Sequence[Duel]) -> str:
-    """Check the targets against the better setting of each peer."""
-    rows = []
-    for target in TARGETS:
-        some = [
-            duel for duel in duels if duel.group == target.group and duel.connections == target.connections
-        ]
-        ratios = [ratio for duel in some if (ratio := duel.ratio(target.figure)) is not None]
-        if not ratios:
-            rows.append([target.text, str(target.connections), "not measured", ""])
-            continue
-        # The peer's better setting is where we look worse.
-        ratio = (
-            min(ratios, key=lambda one: one.median)
-            if target.at_least
-            else max(ratios, key=lambda one: one.median)
-        )
-        met = ratio.median >= target.bound if target.at_least else ratio.median <= target.bound
-        rows.append([target.text, str(target.connections), str(ratio), "met" if met else "**missed**"])
-    return _table(["target", "connections", "measured (low–high)", ""], rows)
+    return table(["mode", "setting", "req/s", "p50 ms", "p99 ms", "CPU µs/req", "errors", "note"], lines)
 
 
 def machine() -> dict[str, str]:
@@ -186,7 +131,7 @@ def _errors(errors: dict[str, int]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in sorted(errors.items()))
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Render Markdown whose columns line up on a terminal too."""
     widths = [max(len(line[at]) for line in [head, *rows]) for at in range(len(head))]
     lines = ["| " + " | ".join(text.ljust(width) for text, width in zip(head, widths, strict=True)) + " |"]

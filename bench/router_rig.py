@@ -19,6 +19,7 @@ from pathlib import Path
 import uvloop
 
 from bench.contestants import Started, answers_rightly
+from bench.environments import OWN_CODE, ROOT
 from bench.loadgen.plans import Request, read_plan, write_plan
 from bench.processes import Running, start, wait_until
 from understudy.control.publisher import write_table
@@ -50,7 +51,7 @@ class RouterRig:
         plan = place / "plan.jsonl"
         paths = (f"/endpoints/{name}/invocations" for name in names)
         write_plan(plan, [Request(path, row, {"Content-Type": "text/csv"}, expect=ANSWER) for path in paths])
-        python_path = {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+        python_path = {"PYTHONPATH": os.pathsep.join((str(ROOT), *OWN_CODE.values()))}
         self._worker: Running = start(
             [sys.executable, "-m", "bench.router_rig", str(place / "w" / "shared.sock")],
             folder=place,
@@ -71,7 +72,7 @@ class RouterRig:
             command,
             folder=place,
             log=place / "router.log",
-            environment={},
+            environment=OWN_CODE,
             descriptors=(listener.fileno(), lifeline_read),
         )
         listener.close()

@@ -18,25 +18,30 @@ from pathlib import Path
 from typing import Any
 
 from bench import report
+from bench.catalogue import MODES, run_mode
 from bench.contestants import PEERS, Peer, Started, start_peer
 from bench.environments import PEERS as PEERS_FOLDER
 from bench.environments import ROOT, NotInstalled, environment_of, versions_of
 from bench.figures import paired_ratio
 from bench.loadgen.engine import Load
 from bench.measuring import WrongAnswer, measure
-from bench.modes import MODES, Bench, Row, Schedule, at_part_of_capacity, figures_of, run_modes
+from bench.modes import Bench, Row, Schedule, at_part_of_capacity, figures_of
 from bench.processes import StartFailed
+from bench.progress import Progress
 from bench.report import Duel
+from bench.targets import target_table
 from bench.understudy import Understudy, Variant
 from bench.work import Work, prepare
 from bench.wrk import has_wrk, run_wrk
 
 RESULTS = ROOT / "bench" / "results"
-FULL = Schedule(rounds=4, seconds=3.0, warm_up_s=2.0, connections=(1, 16, 64, 256), many=10)
-QUICK = Schedule(rounds=2, seconds=0.5, warm_up_s=0.3, connections=(16, 64), many=4)
+FULL = Schedule(rounds=4, seconds=2.0, warm_up_s=1.0, connections=(16, 64), edges=(1, 256), many=10)
+QUICK = Schedule(rounds=2, seconds=0.5, warm_up_s=0.3, connections=(16, 64), edges=(), many=10)
+EDGE_ROUNDS = 2  # at the numbers of connections that no target but one is about
 # One connection matters against whoever calls the booster in its own process.
 ALSO_ALONE = "FastAPI 1"
-NOT_IN_QUICK = ("Ray Serve", "LitServe, fast queue", "MLServer, batch 64 wait 1 ms")
+NOT_IN_QUICK = ("LitServe, fast queue", "MLServer, batch 64 wait 1 ms")
+WRK_AGAINST = ("FastAPI 1", "mosec", "nginx split", "nginx return")
 BUSY_LOAD = 0.5
 
 
@@ -58,9 +63,9 @@ def main(argv: list[str]) -> int:
         say(f"warning: the machine is busy (load {load_before:.1f}): only ratios mean anything, and less")
     say("preparing the model")
     work = prepare()
-    duels: list[Duel] = []
-    missing: dict[str, str] = {}
-    rows: list[Row] = []
+    progress = Progress(schedule, resume=options.resume)
+    if progress.done:
+        say(f"going on after: {', '.join(progress.done)}")
     limits: dict[str, Any] = {}
     server = None
     try:
@@ -76,14 +81,18 @@ def main(argv: list[str]) -> int:
         if "peers" in options.parts:
             for peer in PEERS:
                 if options.only and options.only.lower() not in peer.name.lower():
-                    missing[peer.name] = f"left out by --only {options.only}"
+                    progress.missing[peer.name] = f"left out by --only {options.only}"
                 elif options.quick and peer.name in NOT_IN_QUICK:
-                    missing[peer.name] = "not in the quick run"
-                else:
-                    _duel(peer, work, schedule, ours, duels, missing, rows, say)
+                    progress.missing[peer.name] = "not in the quick run"
+                elif peer.name not in progress.done:
+                    _duel(peer, work, schedule, ours, progress, say)
+                    progress.finish(peer.name)
         if "modes" in options.parts:
-            names = [name for name in MODES if not options.modes or name in options.modes.split(",")]
-            rows += run_modes(Bench(server, work, schedule, say), names)
+            bench = Bench(server, work, schedule, say)
+            for name in MODES:
+                if name not in progress.done and (not options.modes or name in options.modes.split(",")):
+                    progress.rows += run_mode(name, bench)
+                    progress.finish(name)
     except WrongAnswer as wrong:
         print(f"\nREFUSED: a wrong answer, so no table.\n{wrong}", file=sys.stderr)
         return 1
@@ -100,8 +109,9 @@ def main(argv: list[str]) -> int:
         "rows_from": work.source,
         "limits": limits,
     }
-    text = _document(facts, duels, missing, rows)
-    path = _write(facts, duels, missing, rows, text)
+    text = _document(facts, progress)
+    path = _write(facts, progress, text)
+    progress.forget()
     print("\n" + text)
     say(f"written: {path.relative_to(ROOT)} and {path.with_suffix('.md').relative_to(ROOT)}")
     return 0
@@ -110,6 +120,7 @@ def main(argv: list[str]) -> int:
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a shorter run of under five minutes")
+    parser.add_argument("--resume", action="store_true", help="go on with a full run that was cut short")
     parser.add_argument("--only", default="", help="peers whose name contains this")
     parser.add_argument("--modes", default="", help="comma-joined: " + ",".join(MODES))
     parser.add_argument(
@@ -123,35 +134,35 @@ def _duel(
     work: Work,
     schedule: Schedule,
     ours: Started,
-    duels: list[Duel],
-    missing: dict[str, str],
-    rows: list[Row],
+    progress: Progress,
     say: Any,
 ) -> None:
     """Measure Understudy and a peer in turn."""
     try:
         theirs = start_peer(peer, work)
     except (NotInstalled, StartFailed) as error:
-        missing[peer.name] = " ".join(str(error).split())[-300:]
-        say(f"{peer.name}: NOT MEASURED: {missing[peer.name]}")
+        progress.missing[peer.name] = " ".join(str(error).split())[-300:]
+        say(f"{peer.name}: NOT MEASURED: {progress.missing[peer.name]}")
         return
     try:
-        counts = schedule.connections
-        if peer.group == ALSO_ALONE and 1 not in counts:
-            counts = (1, *counts)
+        edges = schedule.edges
+        if peer.group == ALSO_ALONE and 1 not in edges:
+            edges = (1, *edges)
+        counts = sorted({*schedule.connections, *edges})
         mine = {count: Duel(peer.name, peer.group, peer.is_limit, count, [], []) for count in counts}
-        for _ in range(schedule.rounds):
+        for number in range(schedule.rounds):
             for count, duel in mine.items():
-                duel.ours.append(measure(ours, schedule.load(count)))
-                duel.theirs.append(measure(theirs, schedule.load(count)))
-        if schedule is FULL and has_wrk():
+                if number < EDGE_ROUNDS or count not in edges:
+                    duel.ours.append(measure(ours, schedule.load(count)))
+                    duel.theirs.append(measure(theirs, schedule.load(count)))
+        if schedule is FULL and has_wrk() and peer.group in WRK_AGAINST:
             for count in (16, 64):
-                rows.append(_cross_check(peer, ours, theirs, count, schedule))
+                progress.rows.append(_cross_check(peer, ours, theirs, count, schedule))
         if schedule is FULL and not peer.is_limit:
-            rows += at_part_of_capacity(schedule, theirs, f"open loop, {peer.name}")
+            progress.rows += at_part_of_capacity(schedule, theirs, f"open loop, {peer.name}")
     finally:
         theirs.stop()
-    duels += mine.values()
+    progress.duels += mine.values()
     summary = ", ".join(
         f"{count}: {figures_of(duel.theirs)['per_s']:,.0f}/s (×{duel.ratio('per_s') or ' errors'})"
         for count, duel in mine.items()
@@ -214,7 +225,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _document(facts: dict[str, Any], duels: list[Duel], missing: dict[str, str], rows: list[Row]) -> str:
+def _document(facts: dict[str, Any], progress: Progress) -> str:
     """Write the report as Markdown."""
     machine = facts["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
@@ -225,22 +236,20 @@ def _document(facts: dict[str, Any], duels: list[Duel], missing: dict[str, str],
         f"{facts['schedule']['rounds']} rounds of {facts['schedule']['seconds']:g} s"
         f"{' (QUICK)' if facts['quick'] else ''}. {versions}."
     )
-    if duels or missing:
-        parts += ["## Against peers", report.peer_tables(duels, missing)]
-        parts += ["### Targets", report.target_table(duels)]
+    if progress.duels or progress.missing:
+        parts += ["## Against peers", report.peer_tables(progress.duels, progress.missing)]
     for name, figures in facts["limits"].items():
         parts.append(
             f"Limit, {name}: {figures['rows_per_s']:,.0f} rows/s one at a time (p50 {figures['p50_us']:.0f} "
             f"µs, p99 {figures['p99_us']:.0f} µs), {figures['rows_per_s_by_64']:,.0f} rows/s by 64."
         )
-    if rows:
-        parts += ["## Understudy alone", report.mode_table(rows)]
+    if progress.rows:
+        parts += ["## Understudy alone", report.mode_table(progress.rows)]
+    parts += ["## Targets", target_table(progress.duels, progress.rows, RESULTS)]
     return "\n\n".join(parts)
 
 
-def _write(
-    facts: dict[str, Any], duels: list[Duel], missing: dict[str, str], rows: list[Row], text: str
-) -> Path:
+def _write(facts: dict[str, Any], progress: Progress, text: str) -> Path:
     """Keep everything, single rounds included."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{facts['date'].replace(':', '').replace('+0000', 'Z')}.json"
@@ -252,10 +261,10 @@ def _write(
                 "ours": [one.as_json() for one in duel.ours],
                 "theirs": [one.as_json() for one in duel.theirs],
             }
-            for duel in duels
+            for duel in progress.duels
         ],
-        "not_measured": missing,
-        "modes": [vars(row) for row in rows],
+        "not_measured": progress.missing,
+        "modes": [vars(row) for row in progress.rows],
     }
     path.write_text(json.dumps(whole, indent=1))
     path.with_suffix(".md").write_text(text + "\n")

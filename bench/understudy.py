@@ -12,7 +12,7 @@ import tarfile
 import tempfile
 import time
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,7 +21,7 @@ import boto3
 from botocore.config import Config
 
 from bench.contestants import Started
-from bench.environments import CACHE
+from bench.environments import CACHE, OWN_CODE
 from bench.processes import Running, StartFailed, start, wait_until
 from bench.work import Work
 
@@ -89,7 +89,7 @@ class Understudy:
         command = [sys.executable, "-m", "understudy.cli", "serve", "--ephemeral", "--port", "0"]
         command += ["--auth", auth, "--data-dir", str(self.data_dir)]
         command += ["--environments-dir", str(CACHE / "understudy-environments")]
-        self.running: Running = start(command, folder=place, log=place / "log", environment={})
+        self.running: Running = start(command, folder=place, log=place / "log", environment=OWN_CODE)
         self.url = ""
         try:
             wait_until(self._is_up, self.running, START_PATIENCE_S)
@@ -154,24 +154,32 @@ class Understudy:
 
     # --- endpoints -----------------------------------------------------------------------------------
 
-    def deploy(self, name: str, *variants: Variant) -> None:
+    def deploy(
+        self, name: str, *variants: Variant, shadow: Variant | None = None, captures: bool = False
+    ) -> None:
         """Create an endpoint and wait until it serves.
 
+        Args:
+            shadow: Gets a copy of every request.
+            captures: Keep every request and answer.
         Raises:
             StartFailed: it does not get to InService.
         """
+        more: dict[str, Any] = {}
+        if shadow is not None:
+            weight = sum(one.weight for one in variants)  # a share of 100 % of what production gets
+            more["ShadowProductionVariants"] = [_rendered(replace(shadow, weight=weight))]
+            if len(variants) > 1:  # more than SageMaker allows
+                more["Tags"] = [{"Key": "understudy:shadows", "Value": "many"}]
+        if captures:
+            more["DataCaptureConfig"] = {
+                "EnableCapture": True,
+                "InitialSamplingPercentage": 100,
+                "DestinationS3Uri": f"s3://{BUCKET}/captured",
+                "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
+            }
         self.sagemaker.create_endpoint_config(
-            EndpointConfigName=name,
-            ProductionVariants=[
-                {
-                    "VariantName": one.name,
-                    "ModelName": one.model,
-                    "InitialInstanceCount": one.instances,
-                    "InstanceType": "ml.m5.large",
-                    "InitialVariantWeight": one.weight,
-                }
-                for one in variants
-            ],
+            EndpointConfigName=name, ProductionVariants=[_rendered(one) for one in variants], **more
         )
         self.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
         deadline_s = time.monotonic() + DEPLOY_PATIENCE_S
@@ -214,3 +222,13 @@ class Understudy:
         """End it; it removes its data."""
         self.running.stop()
         self._folder.cleanup()
+
+
+def _rendered(variant: Variant) -> dict[str, Any]:
+    return {
+        "VariantName": variant.name,
+        "ModelName": variant.model,
+        "InitialInstanceCount": variant.instances,
+        "InstanceType": "ml.m5.large",
+        "InitialVariantWeight": variant.weight,
+    }

@@ -28,7 +28,11 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from understudy.aws.gateway import Gateway
+from understudy.aws.own_calls import OwnCalls
+from understudy.capture.assignments import FOLDER, AssignmentCollector
 from understudy.capture.collector import Collector
+from understudy.capture.judging import Judge
+from understudy.capture.labelled_arms import LabelledArms
 from understudy.console.face import ConsoleFace, is_signed
 from understudy.console.files import ConsoleFiles
 from understudy.console.health import HealthFace
@@ -36,30 +40,47 @@ from understudy.console.invoking import Invoker
 from understudy.console.live import Live
 from understudy.console.prometheus import UnderstudyCollector
 from understudy.console.sessions import Sessions
+from understudy.control.alarm_actions import ActionDelivery
+from understudy.control.alarms import AlarmLoop
 from understudy.control.endpoints import EndpointLoop
+from understudy.control.evidence import StageBook
 from understudy.control.experiments import ExperimentLoop
+from understudy.control.failpoints import VARIABLE as FAILPOINT_VARIABLE
+from understudy.control.failpoints import UnknownFailpoint, arm
+from understudy.control.ground_truth import GroundTruthLoop
+from understudy.control.label_evidence import LabelEvidence
+from understudy.control.leftovers import Leftovers
 from understudy.control.loop import Chore, Loop
 from understudy.control.publisher import Publisher
 from understudy.control.recording import Recorder
+from understudy.control.steady import SteadyClock
+from understudy.control.verdicts import VerdictLoop
+from understudy.core.alarm_transitions import ActionRules
 from understudy.core.endpoints import Endpoint
 from understudy.core.names import Place
 from understudy.core.ports import Query
+from understudy.core.webhooks import parse_webhooks
 from understudy.operations.registry import OPERATIONS
 from understudy.operations.services import Services
+from understudy.operations.understudy.registry import OWN_CALLS
 from understudy.runtimes.artifacts import Artifacts
 from understudy.runtimes.containers import ContainerPreparation
+from understudy.runtimes.cpu_groups import CpuGroups
 from understudy.runtimes.environments import Environments
 from understudy.runtimes.images import Images
 from understudy.runtimes.local import LocalRuntime
 from understudy.settings import Settings, SettingsError, process_environment
+from understudy.stores.assignments import SqliteAssignments
 from understudy.stores.databases import CannotOpen
+from understudy.stores.evidence import SqliteEvidence
 from understudy.stores.logs import FileLogs
 from understudy.stores.migrations import NewerDatabase
 from understudy.stores.objects import DiskObjects
 from understudy.stores.objects_s3 import S3Objects
+from understudy.stores.outcomes import SqliteOutcomes
 from understudy.stores.records import SqlRecords, open_records
 from understudy.stores.series import SqliteSeries
-from understudy.system import RealClock, RealEntropy
+from understudy.system import RealClock, RealEntropy, boot_id
 from understudy.worker.process import watch_lifeline
 
 log = logging.getLogger(__name__)
@@ -67,8 +88,17 @@ log = logging.getLogger(__name__)
 INDEX_LOGS_EVERY_S = 0.5  # how exact the times of log lines are
 INSTANCE_METRICS_EVERY_S = 5.0
 ROLL_UP_EVERY_S = 60.0
+# What routers counted while no controller listened is recorded and judged by then.
+ALARMS_SETTLE_S = 1.0
+ALARMS_EVERY_S = 0.1  # how soon after it is due an alarm is looked at
+DELIVER_EVERY_S = 0.5
+LEFTOVERS_EVERY_S = 1.0
 COLLECT_EVERY_S = 2.0  # routers complete a segment of captured records as often
 CONSOLE_THREADS = 8  # pages that read at a time
+LOG_EVERY_S = 0.5
+READ_GROUND_TRUTH_EVERY_S = 5.0
+JUDGE_EVERY_S = 0.2  # counts come once a second: a verdict follows its event within about one
+MEASURE_LABELS_EVERY_S = 0.5
 HEALTH_PATHS = frozenset({"/healthz", "/metrics", "/understudy/v1/status"})
 
 
@@ -80,11 +110,17 @@ class Stores:
     series: SqliteSeries
     logs: FileLogs
     objects: DiskObjects | S3Objects
+    evidence: SqliteEvidence
+    assignments: SqliteAssignments
+    outcomes: SqliteOutcomes
 
     def close(self) -> None:
         """Let go of files and connections."""
         self.records.close()
         self.series.close()
+        self.evidence.close()
+        self.assignments.close()
+        self.outcomes.close()
         if isinstance(self.objects, DiskObjects):
             self.objects.close()
 
@@ -111,6 +147,9 @@ def open_stores(settings: Settings, clock: RealClock, entropy: RealEntropy) -> S
         series=SqliteSeries(data / "series.db"),
         logs=FileLogs(data / "logs", clock),
         objects=objects,
+        evidence=SqliteEvidence(data / "evidence.db"),
+        assignments=SqliteAssignments(data / "assignments.db"),
+        outcomes=SqliteOutcomes(data / "outcomes.db"),
     )
 
 
@@ -141,7 +180,18 @@ def build_runtime(
         entropy=entropy,
         place=place,
         lifeline_fd=lifeline_fd,
+        shadow_cpu_percent=settings.shadow_cpu_percent,
+        cpu_groups=CpuGroups(),
     )
+
+
+def build_judging(stores: Stores, clock: RealClock, place: Place) -> tuple[VerdictLoop, LabelEvidence]:
+    """Build the loop that judges, and what measures model quality for it."""
+    arms = LabelledArms(stores.records, stores.objects, stores.outcomes, stores.assignments, stores.evidence)
+    labels = LabelEvidence(arms, clock)
+    judge = Judge(stores.evidence, stores.evidence, stores.assignments, stores.outcomes)
+    verdicts = VerdictLoop(stores.records, stores.evidence, judge, stores.series, clock, place, labels.newest)
+    return verdicts, labels
 
 
 class Controller:
@@ -151,20 +201,37 @@ class Controller:
         self, settings: Settings, facts: Mapping[str, Any], environ: Mapping[str, str], lifeline_fd: int
     ) -> None:
         self.settings = settings
+        self._started_s = time.monotonic()
         clock = RealClock(settings.time_scale, facts["time_anchor_s"])
         entropy = RealEntropy()
         place = Place(settings.account_id, settings.region)
         self._stores = stores = open_stores(settings, clock, entropy)
         self._runtime = build_runtime(settings, stores, clock, entropy, place, environ, lifeline_fd)
-        recorder = Recorder(stores.series, clock)
+        recorder = Recorder(stores.series, clock, stores.evidence)
         self._publisher = Publisher(
             settings.run_dir,
             settings.router_count,
             on_metrics=recorder.on_metrics,
             on_change=lambda: self._loop.wake(),
             on_suspect=lambda instance_id, silent_s: hear_of_suspect(instance_id, silent_s),
+            stamp=StageBook(stores.evidence, clock).stamp,
         )
-        endpoints = EndpointLoop(stores.records, self._runtime, self._publisher, clock, entropy, place)
+        try:
+            failpoints = arm(environ.get(FAILPOINT_VARIABLE), settings.run_dir / "failpoints.json")
+        except UnknownFailpoint as error:
+            raise SettingsError(str(error)) from error
+        steady = SteadyClock(clock, settings.run_dir / "steady.json", boot_id(), settings.time_scale)
+        endpoints = EndpointLoop(
+            stores.records,
+            self._runtime,
+            self._publisher,
+            steady,
+            entropy,
+            place,
+            failpoints=failpoints,
+            on_calm=steady.follow_wall,
+            alarms_settled=lambda: time.monotonic() - self._started_s >= ALARMS_SETTLE_S,
+        )
 
         experiments = ExperimentLoop(stores.records, clock, place)
 
@@ -193,31 +260,109 @@ class Controller:
                 ),
                 Chore("instance metrics", INSTANCE_METRICS_EVERY_S, observe_instances),
                 Chore("roll up metrics", ROLL_UP_EVERY_S, lambda: stores.series.roll_up(clock.now_s())),
+                Chore("roll up evidence", ROLL_UP_EVERY_S, lambda: stores.evidence.roll_up(clock.now_s())),
+                Chore(
+                    "forget assignments",
+                    ROLL_UP_EVERY_S,
+                    lambda: stores.assignments.forget_old(clock.now_s()),
+                ),
             ],
             time.monotonic,
         )
         self._collector = Collector(
             settings.spool_dir, stores.objects, stores.objects, clock, entropy, recorder.on_captured
         )
+        self._leftovers = Leftovers(settings.run_dir / "counts", self._collector, recorder.on_metrics)
         # A thread of its own: megabytes of records on their way to a slow store hold up nothing else.
         self._collecting = Loop(
             lambda _: self._collector.collect_once(),
-            [],
+            [Chore("leftovers of routers", LEFTOVERS_EVERY_S, self._leftovers.hand_in)],
             time.monotonic,
             name="capture",
             idle_wait_s=COLLECT_EVERY_S,
         )
+        self._assignment_collector = AssignmentCollector(
+            settings.spool_dir / FOLDER, stores.assignments, recorder.on_logged
+        )
+        # Not behind megabytes of captured records: outcomes are joined with what it moves.
+        self._logging = Loop(
+            lambda _: self._assignment_collector.collect_once(),
+            [],
+            time.monotonic,
+            name="assignments",
+            idle_wait_s=LOG_EVERY_S,
+        )
+        ground_truth = GroundTruthLoop(stores.records, stores.objects, stores.outcomes, clock)
+        self._labelling = Loop(
+            lambda _: ground_truth.tick(),
+            [],
+            time.monotonic,
+            name="ground truth",
+            idle_wait_s=READ_GROUND_TRUTH_EVERY_S,
+        )
+        verdicts, labels = build_judging(stores, clock, place)
+        self._judging = Loop(
+            lambda _: verdicts.tick(), [], time.monotonic, name="verdicts", idle_wait_s=JUDGE_EVERY_S
+        )
+        self._measuring = Loop(
+            lambda _: labels.tick(),
+            [],
+            time.monotonic,
+            name="label evidence",
+            idle_wait_s=MEASURE_LABELS_EVERY_S,
+        )
+        webhooks = parse_webhooks(settings.alarm_webhooks)
+        self._delivery = ActionDelivery(stores.records, clock, webhooks, time_scale=settings.time_scale)
+        self._delivering = Loop(
+            lambda reread: self._delivery.tick(reread=reread),
+            [],
+            time.monotonic,
+            name="webhooks",
+            idle_wait_s=DELIVER_EVERY_S,
+        )
+
+        def alarms_changed() -> None:
+            self._loop.nudge()  # rollouts that an alarm guards
+            self._delivering.nudge()
+
+        alarms = AlarmLoop(
+            stores.records,
+            stores.series,
+            clock,
+            ActionRules(place, facts["endpoint_url"], webhooks),
+            alarms_changed,
+            time_scale=settings.time_scale,
+        )
+        # A thread of its own: reading many metrics keeps no rollout waiting.
+        self._alarming = Loop(
+            lambda reread: alarms.tick(reread=reread),
+            [],
+            time.monotonic,
+            name="alarms",
+            idle_wait_s=ALARMS_EVERY_S,
+        )
+
+        def nudge_alarms() -> None:
+            self._alarming.nudge()
+            self._delivering.nudge()
+
         services = Services(
             records=stores.records,
             buckets=stores.objects,
             objects=stores.objects,
             series=stores.series,
             logs=stores.logs,
+            stages=stores.evidence,
+            evidence=stores.evidence,
+            assignments=stores.assignments,
+            outcomes=stores.outcomes,
             clock=clock,
             entropy=entropy,
             place=place,
             endpoint_url=facts["endpoint_url"],
-            nudge=self._loop.nudge,
+            nudge=self._nudge,
+            nudge_alarms=nudge_alarms,
+            webhooks=webhooks,
         )
         credentials = Credentials(settings.credentials_path)
         self._gateway = gateway = Gateway(
@@ -226,6 +371,9 @@ class Controller:
             credentials.keys,
             "none" if settings.auth == "none" else "sigv4",
             signing_clock=RealClock(),  # signatures are real time, whatever the scale
+        )
+        self._own_calls = own_calls = OwnCalls(
+            services, OWN_CALLS, credentials.keys, settings.auth, signing_clock=RealClock()
         )
         collector = UnderstudyCollector(recorder, stores.records, self._runtime)
         health = HealthFace(
@@ -246,6 +394,8 @@ class Controller:
             if scope["type"] == "http":
                 if scope["path"] in HEALTH_PATHS:
                     face = pages
+                elif own_calls.owns(scope["path"]):
+                    face = own_calls
                 elif f"{scope['path']}/".startswith("/console/") and not is_signed(scope):
                     face = console
             await face(scope, receive, send)
@@ -279,6 +429,7 @@ class Controller:
             ),
             services=services,
             call=self._gateway.perform_json,
+            own_call=self._own_calls.perform_checked,
             describe=health.describe,
             live=Live(
                 lambda: recorder.totals()[0],
@@ -292,19 +443,42 @@ class Controller:
             threads=threads,
         )
 
+    def _nudge(self) -> None:
+        """Tell every loop that reads records to look at them now."""
+        self._loop.nudge()
+        self._labelling.nudge()
+        self._judging.nudge()
+
     def run(self) -> None:
         """Serve until SIGTERM; workers run on."""
         Path("controller.sock").unlink(missing_ok=True)
+        self._started_s = time.monotonic()
+        self._alarming.start()  # before the loop that acts on what alarms say
         self._loop.start()
         self._collecting.start()
+        self._logging.start()
+        self._labelling.start()
+        self._judging.start()
+        self._measuring.start()
+        self._delivering.start()
         try:
             self._server.run()
         finally:
             self._gateway.close()
             self._console.close()
+            self._own_calls.close()
             self._loop.stop()
+            self._labelling.stop()
+            self._judging.stop()
+            self._measuring.stop()
             self._collecting.stop()
+            self._logging.stop()
+            self._alarming.stop()
+            self._delivering.stop()
+            self._delivery.close()
             self._collector.collect_once()  # what the routers completed when they ended
+            self._assignment_collector.collect_once()
+            self._leftovers.hand_in()
             self._publisher.close()
             self._runtime.close()
             self._stores.close()

@@ -17,6 +17,8 @@ from typing import Any
 
 import msgspec
 
+from understudy.core.webhooks import parse_webhooks
+
 ENVIRONMENT_PREFIX = "UNDERSTUDY_"
 CONFIG_FILE = "understudy.toml"
 LOOPBACK_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost")
@@ -44,8 +46,12 @@ class Settings:
             folder in ``data_dir``.  Its keys: ``objects_access_key_id``, ``objects_secret_access_key``.
         file_roots: Folders below which ``file://`` model data is allowed, separated by ``:``.
         images: A TOML file with further image entries.
+        shadow_cpu_percent: The most that each instance of a shadow may use of the processors, 100 is one of
+            them; 0: no ceiling but the shadow's own.
         environments_dir: Where model environments are built; empty means in ``data_dir``.
         console: ``on``, ``readonly`` (it shows everything and changes nothing) or ``off``.
+        alarm_webhooks: Where alarms may send messages to, e.g. ``https://hooks.example/*``, separated by
+            blanks; empty: nowhere.
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
     """
 
@@ -66,6 +72,8 @@ class Settings:
     images: str = ""
     environments_dir: str = ""
     console: str = "on"
+    shadow_cpu_percent: int = 0
+    alarm_webhooks: str = ""
     log_level: str = "info"
 
     @property
@@ -166,6 +174,11 @@ def _check(settings: Settings) -> None:
         raise SettingsError(f"--time-scale {settings.time_scale}: choose a number above 0.")
     if not 0 <= settings.routers <= 64:
         raise SettingsError(f"--routers {settings.routers}: choose 0 (half the cores) to 64.")
+    if settings.shadow_cpu_percent != 0 and not 5 <= settings.shadow_cpu_percent <= 6400:
+        raise SettingsError(
+            f"--shadow-cpu-percent {settings.shadow_cpu_percent}: choose 5 to 6400 (100 is one processor), "
+            "or 0 for no ceiling."
+        )
     if not (settings.account_id.isdigit() and len(settings.account_id) == 12):
         raise SettingsError(f"account_id {settings.account_id!r}: an AWS account id has 12 digits.")
     # botocore's own check of a region, which goes into host names; ours go into ARNs and scopes too.
@@ -177,6 +190,10 @@ def _check(settings: Settings) -> None:
         raise SettingsError(f"--objects {settings.objects}: give http(s)://HOST:PORT of an S3 server.")
     if settings.console not in ("on", "readonly", "off"):
         raise SettingsError(f"--console {settings.console}: choose on, readonly or off.")
+    try:
+        parse_webhooks(settings.alarm_webhooks)
+    except ValueError as error:
+        raise SettingsError(f"--alarm-webhooks: {error}.") from error
     if settings.log_level not in ("debug", "info", "warning", "error"):
         raise SettingsError(f"log_level {settings.log_level}: choose debug, info, warning or error.")
     if settings.database and not settings.database.startswith(("postgresql://", "sqlite://")):

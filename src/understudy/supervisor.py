@@ -6,6 +6,7 @@ reads the lifeline pipe and ends when the supervisor does.  Main function: :func
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -286,6 +287,7 @@ class _Supervisor:
         self._end([controller], CONTROLLER_STOP_S)
         os.close(self._lifeline_write)
         self._end_leftovers()
+        self._remove_cpu_groups()
         (self._settings.run_dir / "server.json").unlink(missing_ok=True)
 
     def _end(self, children: list[Child], patience_s: float) -> None:
@@ -316,6 +318,14 @@ class _Supervisor:
                     for orphan in _children_of(os.getpid()):
                         os.kill(orphan, signal.SIGKILL)
                 self._wait(0.05)
+
+    def _remove_cpu_groups(self) -> None:
+        """Remove the control groups of shadows' workers: the next server may never come."""
+        for path in (self._settings.run_dir / "w").glob("*.json"):
+            with contextlib.suppress(OSError, ValueError):
+                folder = json.loads(path.read_text()).get("cpu_group")
+                if folder:
+                    Path(folder).rmdir()
 
     # --- plumbing ----------------------------------------------------------------------------------
 

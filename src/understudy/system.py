@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from pathlib import Path
 
 
 class RealClock:
@@ -45,3 +46,9 @@ class RealEntropy:
     def token(self, length_bytes: int) -> str:
         """Draw ``2 * length_bytes`` hex characters, fit for secrets."""
         return os.urandom(length_bytes).hex()
+
+
+def boot_id() -> str:
+    """Name the machine's boot: as long as it stays, monotonic time goes on from process to process."""
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else f"process {os.getpid()}"

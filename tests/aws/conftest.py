@@ -14,8 +14,10 @@ import botocore.config
 import pytest
 import uvicorn
 
+import understudy.sdk.servers
 from understudy.aws.catalog import Catalog
 from understudy.aws.gateway import Gateway
+from understudy.aws.own_calls import OwnCalls
 from understudy.core.names import Place
 from understudy.operations.services import Services
 from understudy.system import RealClock, RealEntropy
@@ -32,6 +34,10 @@ def make_services(region: str = "us-east-1") -> Services:
         objects=absent,
         series=absent,
         logs=absent,
+        stages=absent,
+        evidence=absent,
+        assignments=absent,
+        outcomes=absent,
         clock=RealClock(),
         entropy=RealEntropy(),
         place=Place(region=region),
@@ -43,13 +49,13 @@ def make_services(region: str = "us-east-1") -> Services:
 class Server:
     """A uvicorn in a thread."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Any, lifespan: Any = "on") -> None:
         self.gateway = gateway
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        config = uvicorn.Config(gateway, log_level="warning", lifespan="on", access_log=False)
+        config = uvicorn.Config(gateway, log_level="warning", lifespan=lifespan, access_log=False)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
 
@@ -102,6 +108,23 @@ def serve() -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
         for server in servers:
             stack.callback(server.stop)
+
+
+@pytest.fixture
+def serve_own() -> Iterator[Any]:
+    """Return a function that serves own calls, and gives what a client needs: ``serve_own(calls, auth)``."""
+    servers: list[Server] = []
+
+    def start(calls: Any, auth: str = "sigv4") -> understudy.sdk.servers.Server:
+        server = Server(OwnCalls(make_services(), calls, lambda: KEYS, auth, RealClock()), lifespan="off")
+        server.start()
+        servers.append(server)
+        return understudy.sdk.servers.Server(server.url, "AKIDTEST", KEYS["AKIDTEST"], "us-east-1")
+
+    yield start
+    for server in servers:
+        server.stop()
+        server.gateway.close()
 
 
 @pytest.fixture(scope="session")

@@ -27,8 +27,11 @@ from understudy.core.names import Place
 from understudy.operations.registry import OPERATIONS
 from understudy.operations.services import Services
 from understudy.stores.memory import MemoryRecords
+from understudy.stores.memory_assignments import MemoryAssignments
+from understudy.stores.memory_evidence import MemoryEvidence
 from understudy.stores.memory_logs import MemoryLogs
 from understudy.stores.memory_objects import MemoryObjects
+from understudy.stores.memory_outcomes import MemoryOutcomes
 from understudy.stores.memory_series import MemorySeries
 from understudy.system import RealClock, RealEntropy
 
@@ -79,8 +82,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CaptureServer]:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         services = Services(
             records=MemoryRecords(), buckets=objects, objects=objects, series=MemorySeries(),
-            logs=MemoryLogs(), clock=clock, entropy=RealEntropy(), place=Place(), endpoint_url=url,
-            nudge=lambda: None,
+            logs=MemoryLogs(), stages=MemoryEvidence(), evidence=MemoryEvidence(),
+            assignments=MemoryAssignments(), outcomes=MemoryOutcomes(), clock=clock,
+            entropy=RealEntropy(), place=Place(), endpoint_url=url, nudge=lambda: None,
         )  # fmt: skip
         gateway = Gateway(services, OPERATIONS, lambda: KEYS, "sigv4")
         server = uvicorn.Server(uvicorn.Config(gateway, log_level="warning", access_log=False))

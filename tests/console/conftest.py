@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 
 from understudy.aws.gateway import Gateway
+from understudy.aws.own_calls import OwnCalls
 from understudy.console.face import ConsoleFace
 from understudy.console.files import ConsoleFiles
 from understudy.console.live import Live
@@ -21,6 +22,7 @@ from understudy.control.totals import VariantTotals
 from understudy.core.names import Place
 from understudy.operations.registry import OPERATIONS
 from understudy.operations.services import Services
+from understudy.operations.understudy.registry import OWN_CALLS
 from understudy.stores.memory import MemoryRecords
 from understudy.stores.memory_logs import MemoryLogs
 from understudy.stores.memory_objects import MemoryObjects
@@ -78,6 +80,9 @@ class Scene:
             ),
             services=self.services,
             call=gateway.perform_json,
+            own_call=OwnCalls(
+                self.services, OWN_CALLS, lambda: self.keys, "sigv4", self.clock
+            ).perform_checked,
             describe=self.describe,
             live=Live(lambda: self.totals, self.describe, self.clock, self.threads, lambda: self.stopping),
             invoker=cast(Any, self),
@@ -114,6 +119,10 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
         objects=objects,
         series=MemorySeries(),
         logs=MemoryLogs(),
+        stages=cast(Any, None),
+        evidence=cast(Any, None),
+        assignments=cast(Any, None),
+        outcomes=cast(Any, None),
         clock=clock,
         entropy=RealEntropy(),
         place=Place(),

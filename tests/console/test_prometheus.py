@@ -12,6 +12,7 @@ from understudy.core.models import Container
 from understudy.core.ports import InstanceSpec, Put
 from understudy.runtimes.memory import MemoryRuntime
 from understudy.stores.memory import MemoryRecords
+from understudy.stores.memory_evidence import MemoryEvidence
 from understudy.stores.memory_series import MemorySeries
 from understudy.system import RealClock
 
@@ -24,7 +25,7 @@ def scrape() -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     )
     records.commit([Put(endpoint, 0)])
     runtime.start(InstanceSpec("e/v/f1/0-ab", "e", "v", "t", (), False, "ml.m5.large", 2, 1, 1, 1))
-    recorder = Recorder(MemorySeries(), RealClock())
+    recorder = Recorder(MemorySeries(), RealClock(), MemoryEvidence())
     latencies = Summary.of([200.0, 700.0, 9e7]).to_json()
     delta = {
         "endpoint": "e",

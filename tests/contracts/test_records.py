@@ -186,6 +186,12 @@ def test_events_in_order(opened: Records) -> None:
     assert [event.kind for event in opened.events("x", 0, 10)] == ["A", "C"]
     assert [event.kind for event in opened.events("x", sequences[0], 10)] == ["C"]
     assert [event.kind for event in opened.events(None, 0, 2)] == ["A", "B"]
+    assert [event.kind for event in opened.events(None, 0, 2, newest_first=True)] == ["C", "B"]
+    before = opened.events(None, sequences[2], 10, newest_first=True)
+    assert [event.kind for event in before] == ["B", "A"]
+    assert [event.kind for event in opened.events("x", 0, 10, newest_first=True)] == ["C", "A"]
+    assert [event.kind for event in opened.events(None, 0, 10, kinds=["C", "A", "Z"])] == ["A", "C"]
+    assert opened.events("x", sequences[0], 10, kinds=["A"]) == []
 
 
 def test_names_sort_by_code_point_and_match_in_either_case(opened: Records) -> None:

@@ -15,6 +15,7 @@ from understudy.core.metrics import Summary
 from understudy.core.ports import Series
 from understudy.runtimes.memory import MemoryRuntime
 from understudy.stores.memory import MemoryRecords
+from understudy.stores.memory_evidence import MemoryEvidence
 from understudy.stores.memory_series import MemorySeries
 from understudy.stores.series import SqliteSeries
 
@@ -74,7 +75,7 @@ def comparable(totals: dict[tuple[str, str], VariantTotals]) -> dict[tuple[str, 
 
 
 def test_totals_add_up_once_each_and_survive_the_controller(reopen: Callable[[], Series]) -> None:
-    recorder = Recorder(reopen(), FixedClock())
+    recorder = Recorder(reopen(), FixedClock(), MemoryEvidence())
     first = [served(), outcomes("shadow", mirrored=3, queue=1), outcomes("capture", variant="v", sampling=2)]
     recorder.on_metrics("boot", 1, first)
     recorder.on_metrics("boot", 1, first)  # sent again: the acknowledgement was lost
@@ -87,7 +88,7 @@ def test_totals_add_up_once_each_and_survive_the_controller(reopen: Callable[[],
     assert totals["e", "v"].capture == {"sampling": 2, "disk": 1, "captured": 5}
     assert (totals["e", "v"].invocations, totals["e", "v"].errors_5xx) == (4, 2)
 
-    restarted = Recorder(reopen(), FixedClock())
+    restarted = Recorder(reopen(), FixedClock(), MemoryEvidence())
     assert restarted.totals()[0] == {}
     restarted.follow({"e", "f"})
     restarted.on_captured("capture-1", 7, {("e", "v"): 5, ("f", "v"): 1})
@@ -100,8 +101,8 @@ def test_totals_add_up_once_each_and_survive_the_controller(reopen: Callable[[],
 def test_an_endpoint_first_heard_of_through_a_delta_is_read_back_with_it(
     reopen: Callable[[], Series],
 ) -> None:
-    Recorder(reopen(), FixedClock()).on_metrics("boot", 1, [outcomes("shadow", mirrored=3)])
-    restarted = Recorder(reopen(), FixedClock())
+    Recorder(reopen(), FixedClock(), MemoryEvidence()).on_metrics("boot", 1, [outcomes("shadow", mirrored=3)])
+    restarted = Recorder(reopen(), FixedClock(), MemoryEvidence())
     restarted.on_metrics("boot", 2, [outcomes("shadow", mirrored=1), outcomes("shadow", "f", sampling=1)])
     totals, _ = restarted.totals()
     assert {key: dict(one.shadow) for key, one in totals.items()} == {
@@ -113,7 +114,7 @@ def test_an_endpoint_first_heard_of_through_a_delta_is_read_back_with_it(
 def test_endpoints_that_are_gone_are_not_shown_and_go_on_when_made_again(
     reopen: Callable[[], Series],
 ) -> None:
-    recorder = Recorder(reopen(), FixedClock())
+    recorder = Recorder(reopen(), FixedClock(), MemoryEvidence())
     recorder.on_metrics("boot", 1, [outcomes("shadow", name, mirrored=1) for name in ("e", "f")])
     recorder.follow({"f"})
     assert set(recorder.totals()[0]) == {("f", "s")}
@@ -124,8 +125,8 @@ def test_endpoints_that_are_gone_are_not_shown_and_go_on_when_made_again(
 
 def test_many_endpoints_are_read_back_bit_by_bit(reopen: Callable[[], Series]) -> None:
     names = {f"e{number}" for number in range(50)}
-    Recorder(reopen(), FixedClock()).on_metrics("boot", 1, [served(name) for name in names])
-    restarted = Recorder(reopen(), FixedClock())
+    Recorder(reopen(), FixedClock(), MemoryEvidence()).on_metrics("boot", 1, [served(name) for name in names])
+    restarted = Recorder(reopen(), FixedClock(), MemoryEvidence())
     for _ in range(50):
         restarted.follow(names)
     assert {name for name, _ in restarted.totals()[0]} == names
@@ -133,7 +134,7 @@ def test_many_endpoints_are_read_back_bit_by_bit(reopen: Callable[[], Series]) -
 
 @pytest.mark.parametrize("counts", [{"mirrored": -1}, {"mirrored": float("nan")}, {"mirrored": "x"}])
 def test_a_malformed_delta_leaves_no_trace(reopen: Callable[[], Series], counts: dict[str, Any]) -> None:
-    recorder = Recorder(reopen(), FixedClock())
+    recorder = Recorder(reopen(), FixedClock(), MemoryEvidence())
     with pytest.raises(ValueError, match=r"count is not negative|not a finite number"):
         recorder.on_metrics("boot", 1, [served(), outcomes("shadow", **counts)])
     assert recorder.totals()[0] == {}
@@ -142,7 +143,7 @@ def test_a_malformed_delta_leaves_no_trace(reopen: Callable[[], Series], counts:
 
 
 def test_metrics_show_every_outcome(reopen: Callable[[], Series]) -> None:
-    recorder = Recorder(reopen(), FixedClock())
+    recorder = Recorder(reopen(), FixedClock(), MemoryEvidence())
     refused = {"endpoint": "", "variant": "", "at_s": NOW_S, "refused": {"AccessDenied": 2}}
     recorder.on_metrics("b", 1, [outcomes("shadow", mirrored=3), outcomes("capture", queue=1), refused])
     recorder.on_captured("capture-1", 1, {("e", "s"): 2})

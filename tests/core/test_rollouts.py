@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from understudy.core.endpoints import Endpoint, EndpointStatus, Fleet, FleetVariant, PendingUpdate
 from understudy.core.models import Container
 from understudy.core.ports import InstanceStatus
-from understudy.core.rollouts import (
-    LEGAL_PHASES,
+from understudy.core.rollout_routes import route_of
+from understudy.core.rollout_terms import (
+    NEXT_PHASES,
     InstanceView,
     RemoveEndpoint,
     RolloutSnapshot,
@@ -20,9 +21,8 @@ from understudy.core.rollouts import (
     Slot,
     StartInstance,
     StopInstance,
-    decide,
-    route_of,
 )
+from understudy.core.rollouts import decide
 from understudy.core.routing import CaptureRoute, EndpointRoute
 
 ARN = "arn:aws:sagemaker:us-east-1:123456789012:endpoint/e"
@@ -102,7 +102,7 @@ class World:
             if not self.statuses or self.statuses[-1] is not self.endpoint.status:
                 self.statuses.append(self.endpoint.status)
             if self.endpoint.update is not None:
-                assert self.endpoint.update.phase in LEGAL_PHASES[self.endpoint.update.kind]
+                assert self.endpoint.update.phase in NEXT_PHASES[self.endpoint.update.kind]
         else:
             assert isinstance(action, RemoveEndpoint)
             self.endpoint = None
@@ -168,7 +168,10 @@ def test_create_of_a_broken_model_fails_with_its_reason_and_leaves_nothing_runni
 
 
 def update_to(endpoint: Endpoint, number: int, *variants: FleetVariant, wait_s: int = 0) -> Endpoint:
-    policy = {"BlueGreenUpdatePolicy": {"TerminationWaitInSeconds": wait_s}}
+    routing = {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": 0}
+    policy = {
+        "BlueGreenUpdatePolicy": {"TrafficRoutingConfiguration": routing, "TerminationWaitInSeconds": wait_s}
+    }
     pending = PendingUpdate("update", 1_000.0, fleet=fleet(number, *variants), deployment_config=policy)
     return replace(endpoint, status=EndpointStatus.UPDATING, update=pending)
 
@@ -433,6 +436,12 @@ def test_whatever_happens_an_endpoint_ends_in_exactly_one_configuration(data: st
         assert len(world.instances) == wanted and all(i.status is READY for i in world.instances.values())
 
 
-@pytest.mark.parametrize("kind", sorted(LEGAL_PHASES))
-def test_every_kind_of_update_has_its_phases(kind: str) -> None:
-    assert set(LEGAL_PHASES[kind]) <= {"preparing", "shifting", "draining"}
+@pytest.mark.parametrize("kind", sorted(NEXT_PHASES))
+def test_every_phase_of_an_operation_can_be_reached_and_left(kind: str) -> None:
+    table = NEXT_PHASES[kind]
+    reached = {next(iter(table))}
+    while more := {after for phase in reached for after in table[phase]} - reached:
+        reached |= more
+    assert reached == set(table), "a phase that nothing leads to, or one that is not in the table"
+    last = {phase for phase, after in table.items() if not after}
+    assert len(last) == 1, "one end"

@@ -14,7 +14,10 @@ from typing import Any
 import boto3
 import botocore.exceptions
 import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
+from botocore.credentials import Credentials
 
 from understudy.dataplane.instances import PING_EVERY_S
 from understudy.worker import wire
@@ -799,3 +802,66 @@ def test_new_credentials_are_taken_up(signed: Any) -> None:
         return True
 
     until(accepted, "the new secret")
+
+
+def kin(port: int, body: bytes, number: int, *, secret: str = "secret", sign: bool = True) -> bytes:
+    """What boto3 sends: a new invocation id, and a signature of its own, in each request."""
+    url = f"http://127.0.0.1:{port}/endpoints/e/invocations"
+    headers = {"Content-Type": "text/csv", "amz-sdk-invocation-id": f"00000000-0000-4000-8000-{number:012x}"}
+    asked = AWSRequest("POST", url, headers, body)
+    if sign:
+        SigV4Auth(Credentials("AKIATEST", secret), "sagemaker", "us-west-2").add_auth(asked)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in asked.headers.items())
+    start = f"POST /endpoints/e/invocations HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{lines}"
+    return f"{start}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def test_requests_like_earlier_ones_are_checked_all_the_same(signed: Any, read_answer: Any) -> None:
+    with signed.connect() as connection, connection.makefile("rb") as file:
+
+        def ask(data: bytes) -> Any:
+            connection.sendall(data)
+            return read_answer(file)
+
+        for number in range(10):
+            body = b"row %d" % number
+            assert ask(kin(signed.port, body, number)).body == body
+        good = kin(signed.port, b"row x", 77)
+        at = good.rindex(b"Signature=") + 10
+        other = b"0" if good[at : at + 1] != b"0" else b"1"
+        for bad in (
+            good[:-1] + b"y",
+            good.replace(b"4000-8000", b"4000-8001"),
+            good[:at] + other + good[at + 1 :],
+            good.replace(b"text/csv", b"text/xml"),
+            kin(signed.port, b"row x", 77, secret="wrong"),
+        ):
+            answer = ask(bad)
+            assert (answer.status, answer.headers["x-amzn-errortype"]) == (403, "InvalidSignatureException")
+        assert ask(good).body == b"row x"
+        assert ask(kin(signed.port, b"z", 3)).body == b"z"
+    assert len(signed.workers["a"].requests) == 12
+
+
+def test_what_was_recognised_is_forgotten_with_its_credentials(signed: Any, read_answer: Any) -> None:
+    with signed.connect() as connection, connection.makefile("rb") as file:
+
+        def status(number: int) -> int:
+            connection.sendall(kin(signed.port, b"1", number))
+            return read_answer(file).status
+
+        assert [status(number) for number in range(5)] == [200] * 5
+        signed.credentials.write_text(signed.credentials.read_text().replace('"secret"', '"changed"'))
+        until(lambda: status(9) == 403, "the old key is refused")
+
+
+def test_unsigned_sdk_heads_keep_what_they_say(served: Any, read_answer: Any) -> None:
+    with served.connect() as connection, connection.makefile("rb") as file:
+        for number in range(6):
+            attributes = b"X-Amzn-SageMaker-Custom-Attributes: a%d\r\nContent-Length" % (number % 3)
+            connection.sendall(
+                kin(served.port, b"%d" % number, number, sign=False).replace(b"Content-Length", attributes)
+            )
+            assert read_answer(file).body == b"%d" % number
+    told = [wire.decode_request_head(one.head).custom_attributes for one in served.workers["a"].requests]
+    assert told == ["a0", "a1", "a2"] * 2

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from understudy.core.routing import (
     EndpointRoute,
+    GreenRoute,
     InstanceRoute,
     RoutingTable,
     ShadowRoute,
@@ -57,7 +58,13 @@ class QuietDesk:
 
 def endpoint_of(route: EndpointRoute) -> Endpoint:
     ledger = Ledger()
-    return Endpoint(route, [Variant(one, route.name, [], ledger) for one in route.variants])
+
+    def fleet(variants: tuple[VariantRoute, ...]) -> list[tuple[float, Variant]]:
+        return [(one.weight, Variant(one, route.name, [], ledger)) for one in variants]
+
+    green = None if route.green is None else Endpoint(route.name, fleet(route.green.variants))
+    share = 0.0 if route.green is None else route.green.share
+    return Endpoint(route.name, fleet(route.variants), green=green, green_share=share)
 
 
 weights = st.one_of(st.just(0.0), st.floats(1e-9, 1e9), st.sampled_from([1.0, 3.0, 0.1, 0.2, 0.7]))
@@ -73,6 +80,65 @@ def test_choices_equal_core(values: list[float], draw: float) -> None:
     chosen = endpoint.only or endpoint.choose(draw)
     assert chosen is not None
     assert chosen.name == choose_variant(route, draw).name
+
+
+two_weights = st.lists(weights, min_size=1, max_size=4).filter(lambda values: sum(values) > 0)
+draws = st.floats(0.0, 1.0, exclude_max=True)
+shares = st.floats(0.0, 1.0, exclude_min=True)
+
+
+@given(two_weights, two_weights, shares, draws)
+def test_choices_of_two_fleets_equal_core(
+    blue: list[float], green: list[float], share: float, draw: float
+) -> None:
+    route = EndpointRoute(
+        "e",
+        tuple(VariantRoute(f"v{number}", value, "old") for number, value in enumerate(blue)),
+        green=GreenRoute(
+            share, tuple(VariantRoute(f"v{number}", value, "new") for number, value in enumerate(green))
+        ),
+    )
+    endpoint = endpoint_of(route)
+    assert endpoint.only is None
+    chosen, expected = endpoint.choose(draw), choose_variant(route, draw)
+    assert chosen is not None
+    assert (chosen.name, chosen.config_name) == (expected.name, expected.config_name)
+    targeted, expected = endpoint.targeted("v0", draw), choose_variant(route, draw, "v0")
+    assert targeted is not None
+    assert (targeted.name, targeted.config_name) == (expected.name, expected.config_name)
+    assert [one.config_name for one in endpoint.again(targeted)] == [
+        expected.config_name,
+        "old" if expected.config_name == "new" else "new",
+    ]
+    assert expected.config_name == ("new" if draw < share else "old")
+
+
+def test_two_fleets_share_every_variant_exactly_and_a_weight_of_zero_stays_zero() -> None:
+    def fleet(config: str) -> tuple[VariantRoute, ...]:
+        return (
+            VariantRoute("a", 3.0, config),
+            VariantRoute("b", 1.0, config),
+            VariantRoute("z", 0.0, config),
+        )
+
+    endpoint, draw = (
+        endpoint_of(EndpointRoute("e", fleet("old"), green=GreenRoute(0.2, fleet("new")))),
+        splitmix64(11),
+    )
+    counts: dict[tuple[str, str], int] = {}
+    trials = 40_000
+    for _ in range(trials):
+        chosen = endpoint.choose(draw())
+        assert chosen is not None
+        key = (chosen.name, chosen.config_name)
+        counts[key] = counts.get(key, 0) + 1
+    expected = {("a", "old"): 0.6, ("b", "old"): 0.2, ("a", "new"): 0.15, ("b", "new"): 0.05}
+    assert counts.keys() == expected.keys()
+    for key, share in expected.items():
+        assert abs(counts[key] - share * trials) < 7 * (trials * share * (1 - share)) ** 0.5
+    targeted = [endpoint.targeted("z", draw()) for _ in range(trials)]
+    new = sum(one is not None and one.config_name == "new" for one in targeted)
+    assert abs(new - 0.2 * trials) < 7 * (trials * 0.16) ** 0.5
 
 
 def test_zero_weight_gets_exactly_none() -> None:

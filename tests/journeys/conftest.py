@@ -23,7 +23,9 @@ import pytest
 from understudy.sdk.environment import client_variables, exec_environment, interfering_variables
 from understudy.sdk.servers import ServerNotFound, read_server
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))  # bench/ lies beside src/, not in the package
 CHURN = ROOT.parent / "shared" / "data" / "churn"
 PROGRAMS = Path(__file__).parent / "programs"
 # Model environments are built once for all runs of the tests.
@@ -78,6 +80,12 @@ def open_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSer
     """The same without signatures, for raw clients that send very much; two routers."""
     with _serving(tmp_path_factory.mktemp("open"), "--auth", "none", "--routers", "2") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def serving() -> Callable[..., Any]:
+    """For modules with a server of their own: ``with serving(place, "--option", ...) as running``."""
+    return _serving
 
 
 @contextmanager

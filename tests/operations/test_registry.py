@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import botocore.session
 
-from understudy.operations import cloudwatch, iam, logs, s3, sts
+from understudy.operations import (
+    cloudwatch,
+    cloudwatch_alarm_changes,
+    cloudwatch_alarm_listing,
+    cloudwatch_alarms,
+    cloudwatch_tags,
+    iam,
+    logs,
+    s3,
+    sts,
+)
 from understudy.operations.registry import OPERATIONS
 from understudy.operations.sagemaker import (
     endpoint_configs,
@@ -25,5 +35,6 @@ def test_every_key_is_a_real_operation() -> None:
 
 def test_nothing_is_registered_twice() -> None:
     endpoint = (endpoint_configs, endpoints, endpoint_updates, experiments, experiment_updates)
-    modules = (models, *endpoint, tags, cloudwatch, logs, s3, sts, iam)
+    alarms = (cloudwatch_alarms, cloudwatch_alarm_changes, cloudwatch_alarm_listing, cloudwatch_tags)
+    modules = (models, *endpoint, tags, cloudwatch, *alarms, logs, s3, sts, iam)
     assert sum(len(module.OPERATIONS) for module in modules) == len(OPERATIONS)

@@ -73,7 +73,7 @@ class Bench:
             Environments(self.directory / "environments", environ=self.environ),
         )
 
-    def new_runtime(self) -> LocalRuntime:
+    def new_runtime(self, shadow_cpu_percent: int = 0) -> LocalRuntime:
         return LocalRuntime(
             self.directory / "run",
             preparation=self.new_preparation(),
@@ -83,15 +83,24 @@ class Bench:
             place=Place(),
             lifeline_fd=self.lifeline_read,
             worker_main=self.worker_main,
+            shadow_cpu_percent=shadow_cpu_percent,
         )
 
-    def spec(self, *, startup_timeout_s: int = 60, shadow: bool = False, **environment: str) -> InstanceSpec:
+    def spec(
+        self,
+        *,
+        startup_timeout_s: int = 60,
+        shadow: bool = False,
+        cpu_percent: int = 0,
+        **environment: str,
+    ) -> InstanceSpec:
         self.numbers += 1
         return make_spec(
             f"churn/Blue/f1/{self.numbers}-1",
             Container("python", environment=environment),
             startup_timeout_s=startup_timeout_s,
             shadow=shadow,
+            cpu_percent=cpu_percent,
         )
 
     def state(self, instance_id: str) -> InstanceState | None:
@@ -146,6 +155,7 @@ def make_spec(
     startup_timeout_s: int = 60,
     shadow: bool = False,
     memory_bytes: int = 2 * 1024**3,
+    cpu_percent: int = 0,
 ) -> InstanceSpec:
     endpoint, variant, _, number = instance_id.split("/")
     return InstanceSpec(
@@ -161,4 +171,5 @@ def make_spec(
         startup_timeout_s=startup_timeout_s,
         download_timeout_s=60,
         shadow=shadow,
+        cpu_percent=cpu_percent,
     )

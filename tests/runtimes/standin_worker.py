@@ -2,7 +2,7 @@
 
 The container's Environment says how it behaves: STANDIN = ready (default), fail, exit, segfault, hang, deaf
 (ignores SIGTERM), slow (ready when the file STANDIN_GATE appears), crash_later (when it appears).
-STANDIN_CHILD=1 starts a child in a session of its own.
+STANDIN_CHILD=1 starts a child in a session of its own, STANDIN_BURN=1 one that burns a processor.
 """
 
 import json
@@ -52,6 +52,8 @@ tell("loading", detail="reading the stand-in model")
 signal.signal(signal.SIGTERM, signal.SIG_IGN if behaviour == "deaf" else lambda *_: os._exit(0))
 if spec["containers"][0]["environment"].get("STANDIN_CHILD"):
     subprocess.Popen(["sleep", "1000"], start_new_session=True)
+if spec["containers"][0]["environment"].get("STANDIN_BURN"):
+    subprocess.Popen([sys.executable, "-c", "while True: pass"])
 if behaviour == "fail":
     tell("failed", reason="code/inference.py line 7: NameError: name 'xg' is not defined")
     time.sleep(1000)

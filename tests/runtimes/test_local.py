@@ -446,3 +446,41 @@ def test_a_process_that_left_its_session_is_found_by_its_marker(tmp_path: Path) 
         eventually(lambda: marked("m" + tmp_path.name), "the marker is seen")
         kill_family(None, "m" + tmp_path.name)
         assert child.wait(10) == -signal.SIGKILL
+
+
+def _burner_of(bench: Bench, pid: int) -> psutil.Process:
+    return next(iter(psutil.Process(pid).children(recursive=True)))
+
+
+def test_a_ceiling_holds_for_all_processes_and_over_a_new_controller(bench: Bench) -> None:
+    spec = bench.spec(shadow=True, cpu_percent=20, STANDIN_BURN="1")
+    bench.runtime.start(spec)
+    pid = bench.wait(spec.instance_id, READY).pid
+    assert pid is not None
+    burner = eventually(lambda: psutil.Process(pid).children() and _burner_of(bench, pid))
+    for _ in range(2):
+        before_s, started_s = sum(burner.cpu_times()[:2]), time.monotonic()
+        time.sleep(2.0)
+        used = (sum(burner.cpu_times()[:2]) - before_s) / (time.monotonic() - started_s)
+        assert used < 0.20 * 1.25 + 0.05
+        # The second time around: the ceiling of a controller that was killed while all were stopped.
+        bench.runtime.close()
+        burner.suspend()
+        psutil.Process(pid).suspend()
+        bench.runtime = bench.new_runtime()
+        assert bench.wait(spec.instance_id, READY).pid == pid
+    bench.runtime.stop(spec.instance_id, 20.0)
+    started_s = time.monotonic()
+    eventually(lambda: not bench.runtime.observe(), "SIGTERM reaches a worker that is held")
+    assert time.monotonic() < started_s + 15.0
+
+
+def test_the_lower_of_both_ceilings_counts_and_production_has_none(bench: Bench) -> None:
+    bench.runtime.close()
+    bench.runtime = bench.new_runtime(shadow_cpu_percent=50)
+    for shadow, own, expected in ((True, 0, 50), (True, 30, 30), (True, 80, 50), (False, 0, 0)):
+        spec = bench.spec(shadow=shadow, cpu_percent=own)
+        bench.runtime.start(spec)
+        address = bench.wait(spec.instance_id, READY).address
+        record = bench.directory / "run" / address.replace(".sock", ".json")
+        assert json.loads(record.read_text())["cpu_percent"] == expected

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from understudy.worker import wire
@@ -95,3 +95,22 @@ def test_what_does_not_fit_is_refused():
         wire.FrameSplitter().feed(b"\0\0\0\0\x01")
     with pytest.raises(wire.WireError):
         wire.FrameSplitter(max_frame_bytes=10).feed(wire.encode_cancel(1) + b"\0\0\0\x0b\x01")
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    sizes=st.lists(st.sampled_from([0, 1, 100, wire.LARGE_BYTES - 1, wire.LARGE_BYTES, 300_000]), max_size=5),
+    step=st.integers(1, 90_000),
+)
+def test_buffers_in_a_row_are_the_frame(sizes: list[int], step: int) -> None:
+    requests = [(at, b"head", bytes([at + 1]) * size) for at, size in enumerate(sizes)]
+    responses = [(at, 200, b"head", body) for at, _, body in requests]
+    asked, answered = wire.encode_requests(requests), wire.encode_responses(responses)
+    assert b"".join(wire.request_buffers(requests)) == asked
+    assert b"".join(wire.response_buffers(responses)) == answered
+    splitter, whole, frames = wire.FrameSplitter(), wire.PING_FRAME + asked + answered + wire.PONG_FRAME, []
+    for start in range(0, len(whole), max(step, len(whole) // 300)):
+        frames += splitter.feed(whole[start : start + max(step, len(whole) // 300)])
+    assert [kind for kind, _ in frames] == [wire.PING, wire.REQUESTS, wire.RESPONSES, wire.PONG]
+    assert frames[1][1] == asked[5:] and frames[2][1] == answered[5:]
+    assert splitter.pending_bytes == 0

@@ -1,45 +1,510 @@
-"""Evidence that one thing happens more often than another.
+"""The evidence of a trial: counts per metric, and the largest e-value that each question ever had.
 
-Owns :func:`excess_evidence`, an e-value: under "not more often" its expectation is at most 1, so that
-``>= 1/alpha`` happens with probability at most alpha however often one looks (Ville's inequality).
-Source: Ville 1939; mixtures of bets as in Waudby-Smith and Ramdas, "Estimating means of bounded random
-variables by betting", 2024.
+Owns :class:`Evidence` (frozen, JSON and back without loss) and :func:`advance`, which takes a batch of counts.
+A batch counts once: its sequence number must be above the last one's, so what is stored after each batch can be
+fed again from any earlier one.  Everything that a bet rests on (thresholds, expected rates, clips) is fixed before
+the batch it is used on, so a batch may be a request or an hour.
+
+Refuses to mix configurations: counts of another identity begin a new evidence (a redeploy is a new trial).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from typing import Any
 
-_STEPS = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
-_WEIGHTS = (0.5, 1.0, 2.0, 4.0, 2.0, 1.0, 0.5, 0.5)
+from understudy.analysis.asymptotic import Difference, log_evidence_of_z
+from understudy.analysis.bets import Bankroll, Unit, after_units
+from understudy.analysis.horizon import Look, looks_after
+from understudy.analysis.shares import (
+    Bets,
+    Tallies,
+    Tally,
+    bets_above,
+    bets_below,
+    bets_both,
+    bets_within,
+    log_evidence,
+    log_mixture,
+    log_rate_below,
+    log_without_event,
+    swapped,
+    tallies_from_json,
+    tallies_of,
+)
+from understudy.core.policies import (
+    ACCEPTABLE_WEIGHT,
+    EARLY_WEIGHT,
+    LATENCY_LEVELS,
+    LATENCY_MDES,
+    Measure,
+    MetricRule,
+    Mode,
+    Policy,
+)
 
 
-def excess_evidence(
-    events: int, control_events: int, share: float = 0.5, smallest_ratio: float = 1.5
-) -> float:
-    """Weigh the hypothesis that events are not more frequent than in the control.
+class Question(StrEnum):
+    """What is asked of a metric; the answer is an e-value against the opposite."""
+
+    HARM = "harm"  # worse than tolerated?
+    NONINFERIORITY = "noninferiority"  # not worse by the margin?
+    SUPERIORITY = "superiority"  # better?
+    NO_GAIN = "no_gain"  # not better by the MDE?
+
+
+QUESTIONS = tuple(Question)
+FOR_PRIMARY = (Question.SUPERIORITY, Question.NO_GAIN)
+FOR_GUARDRAIL = (Question.HARM, Question.NONINFERIORITY)
+# Both arms get requests as the shares say, or something is wrong with the assignment or the logging.
+SAMPLE_RATIO = bets_both((0.02, 0.05, 0.1, 0.2, 0.4, 0.8))
+SAMPLE_RATIO_ALPHA = 0.001
+
+
+@dataclass(frozen=True)
+class Weight:
+    """How much an answer weighs.
+
+    Attributes:
+        log_e: Natural logarithm of the e-value now.
+        max_log_e: The largest it ever was; decisions rest on it.
+    """
+
+    log_e: float = 0.0
+    max_log_e: float = 0.0
+
+    def after(self, log_e: float) -> Weight:
+        """Take a new e-value."""
+        return Weight(log_e, max(self.max_log_e, log_e))
+
+
+Weights = tuple[Weight, Weight, Weight, Weight]  # as QUESTIONS
+_NOTHING: Weights = (Weight(), Weight(), Weight(), Weight())
+
+
+@dataclass(frozen=True)
+class MetricEvidence:
+    """What is known of one metric.
+
+    Attributes:
+        rule: What it is judged by.
+        weights: One per question.
+        levels: Tallies: of a rate or of pairs one; of a latency one per threshold, the rule's quantile last.
+        thresholds_us: Of a latency: edges of the sketch's buckets, fixed before use.
+        won: Of a rate that bets on every request: logarithms won on those without the event, per alternative,
+            on harm and on superiority.
+        bankroll: Of a mean.
+        difference: Of model quality, the newest.
+        looks: In mode ``horizon``, what was seen at the planned looks.
+    """
+
+    rule: MetricRule
+    weights: Weights = _NOTHING
+    levels: tuple[Tallies, ...] = ()
+    thresholds_us: tuple[float, ...] = ()
+    won: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
+    bankroll: Bankroll | None = None
+    difference: Difference | None = None
+    looks: tuple[Look, ...] = ()
+
+    @property
+    def counts(self) -> Tallies:
+        """The counts that are shown: of a latency, above the rule's own threshold."""
+        return self.levels[-1] if self.levels else ()
+
+    def weight(self, question: Question) -> Weight:
+        """Return the weight of one answer."""
+        return self.weights[QUESTIONS.index(question)]
+
+
+@dataclass(frozen=True)
+class RatioCheck:
+    """A check that something is split as the shares say; events are not looked at.
+
+    Attributes:
+        name: E.g. ``assigned``, ``answered``, ``labelled:accuracy``.
+    """
+
+    name: str
+    counts: Tallies = ()
+    weight: Weight = Weight()
+
+
+Observation = Tallies | tuple[Tallies, ...] | Sequence[Unit] | Difference
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What came since the last batch; only :class:`Difference` is of everything so far.
+
+    Attributes:
+        sequence: Above the last batch's; one that is not is ignored.
+        identity: Whose counts these are, e.g. both arms' configurations and models.
+        rates: New counts by metric, of rates and pairs.
+        latencies: New counts by metric, one per threshold of the evidence.
+        units: New units by metric, in order of exposure.
+        qualities: The newest difference by metric.
+        checks: New counts by check: their requests must be split as the shares say.
+    """
+
+    sequence: int
+    identity: str = ""
+    rates: Mapping[str, Tallies] = field(default_factory=dict)
+    latencies: Mapping[str, tuple[Tallies, ...]] = field(default_factory=dict)
+    units: Mapping[str, Sequence[Unit]] = field(default_factory=dict)
+    qualities: Mapping[str, Difference] = field(default_factory=dict)
+    checks: Mapping[str, Tallies] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that a verdict is decided from, besides policy and validity.
+
+    Attributes:
+        identity: Both arms' configurations and models.
+        sequence: Of the last batch; -1 before the first.
+        metrics: In the policy's order.
+        checks: Of the sample ratio, by name in rising order.
+        restarts: How often the identity changed, each time beginning anew.
+    """
+
+    identity: str
+    metrics: tuple[MetricEvidence, ...]
+    sequence: int = -1
+    checks: tuple[RatioCheck, ...] = ()
+    restarts: int = 0
+
+    def metric(self, name: str) -> MetricEvidence | None:
+        """Return one metric's evidence; None when there is none of that name."""
+        return next((one for one in self.metrics if one.rule.metric == name), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Render all of it; :func:`evidence_from_json` reads it back without loss."""
+        return {
+            "identity": self.identity,
+            "sequence": self.sequence,
+            "restarts": self.restarts,
+            "metrics": [_metric_json(one) for one in self.metrics],
+            "checks": [
+                [one.name, [stage.to_json() for stage in one.counts], one.weight.log_e, one.weight.max_log_e]
+                for one in self.checks
+            ],
+        }
+
+
+def start_evidence(
+    policy: Policy, identity: str = "", thresholds_us: Mapping[str, Sequence[float]] | None = None
+) -> Evidence:
+    """Begin with nothing known.
 
     Args:
-        events: Events seen, of all chances looked at.
-        control_events: Events seen of the control's chances.
-        share: Chances of ``events`` among all chances, in (0, 1); a half for pairs.
-        smallest_ratio: Ratio of frequencies that is worth finding, > 1.
+        thresholds_us: By latency metric, from ``latency.latency_thresholds``; one without can get them later,
+            before its first count, through :func:`with_thresholds`.
+
+    Raises:
+        ValueError: thresholds of a metric that is no latency, or not one per level.
+    """
+    evidence = Evidence(identity, tuple(_start_metric(rule) for rule in policy.rules))
+    for metric, some in (thresholds_us or {}).items():
+        evidence = with_thresholds(evidence, metric, some)
+    return evidence
+
+
+def level_count(rule: MetricRule) -> int:
+    """Return how many thresholds a latency has: its own, and the early warning's before it."""
+    return 1 if rule.threshold_us is not None else len(LATENCY_LEVELS) + 1
+
+
+def with_thresholds(evidence: Evidence, metric: str, thresholds_us: Sequence[float]) -> Evidence:
+    """Fix the thresholds of a latency before anything was counted above them.
+
+    Raises:
+        ValueError: no such latency, a wrong number of thresholds, or others are in use.
+    """
+    found = evidence.metric(metric)
+    if found is None or found.rule.measure is not Measure.LATENCY:
+        raise ValueError(f"{metric} is no latency of this policy")
+    if len(thresholds_us) != level_count(found.rule):
+        raise ValueError(f"{metric} has {level_count(found.rule)} thresholds, not {len(thresholds_us)}")
+    if found.thresholds_us and found.thresholds_us != tuple(thresholds_us):
+        raise ValueError(f"{metric} is counted above other thresholds already")
+    fixed = replace(found, thresholds_us=tuple(thresholds_us), levels=((),) * len(thresholds_us))
+    return replace(evidence, metrics=tuple(fixed if one is found else one for one in evidence.metrics))
+
+
+def advance(policy: Policy, evidence: Evidence, batch: Batch) -> Evidence:
+    """Take a batch of counts.
 
     Returns:
-        Natural logarithm of the e-value.
+        The evidence after it; unchanged when the batch is not newer.  With another identity it begins anew and
+        counts the restart.
 
-    Valid for pairs at every look.  For two sets of independent chances it is valid at one look: given how
-    many events there were, ``events`` is spread less than a binomial, and the e-value is convex in it
-    (Hoeffding 1963, theorem 4).
-
-    >>> round(excess_evidence(0, 0), 6), excess_evidence(20, 2) > math.log(20) > excess_evidence(20, 18)
-    (0.0, True)
+    Raises:
+        ValueError: a metric that the policy does not have, or counts that do not fit.
     """
-    total = sum(_WEIGHTS)
-    logs = []
-    for step, weight in zip(_STEPS, _WEIGHTS, strict=True):
-        ratio = smallest_ratio**step
-        stake = math.log(1.0 - share + share * ratio)
-        logs.append(math.log(weight / total) + events * math.log(ratio) - (events + control_events) * stake)
-    largest = max(logs)
-    return largest + math.log(sum(math.exp(one - largest) for one in logs))
+    if batch.sequence <= evidence.sequence:
+        return evidence
+    if batch.identity != evidence.identity:
+        evidence = replace(start_evidence(policy, batch.identity), restarts=evidence.restarts + 1)
+    given = {**batch.rates, **batch.latencies, **batch.units, **batch.qualities}
+    for name in given:
+        if evidence.metric(name) is None:
+            raise ValueError(f"{name} is no metric of policy {policy.name}")
+    metrics = tuple(
+        _after(policy, one, given[one.rule.metric]) if one.rule.metric in given else one
+        for one in evidence.metrics
+    )
+    checks = {one.name: one for one in evidence.checks}
+    for name, counts in batch.checks.items():
+        checks[name] = _after_check(
+            checks.get(name, RatioCheck(name)), tallies_of((*_counts(checks, name), *counts))
+        )
+    for name, counts in batch.rates.items():
+        found = evidence.metric(name)
+        if found is not None and found.rule.measure is Measure.RATE:
+            key = f"counted:{name}"
+            checks[key] = _after_check(
+                checks.get(key, RatioCheck(key)), tallies_of((*_counts(checks, key), *counts))
+            )
+    for name, quality in batch.qualities.items():
+        if quality.labelled:
+            key = f"labelled:{name}"
+            checks[key] = _after_check(checks.get(key, RatioCheck(key)), quality.labelled)
+    return replace(
+        evidence,
+        sequence=batch.sequence,
+        metrics=metrics,
+        checks=tuple(checks[name] for name in sorted(checks)),
+    )
+
+
+def _counts(checks: Mapping[str, RatioCheck], name: str) -> Tallies:
+    return checks[name].counts if name in checks else ()
+
+
+def _after_check(check: RatioCheck, counts: Tallies) -> RatioCheck:
+    split = [Tally(one.stage, one.pi, one.control_requests, one.treatment_requests) for one in counts]
+    return RatioCheck(check.name, counts, check.weight.after(log_evidence(split, SAMPLE_RATIO)))
+
+
+def _start_metric(rule: MetricRule) -> MetricEvidence:
+    if rule.measure is Measure.MEAN:
+        assert rule.clip is not None  # the policy's check
+        good = 1.0 if rule.better == "higher" else -1.0
+        nulls = (rule.tolerance, -rule.margin, 0.0, -rule.mde)
+        signs = (-good, good, good, -good)
+        return MetricEvidence(rule, bankroll=Bankroll.start(nulls, signs, clip=rule.clip, mde=rule.mde))
+    if rule.measure is Measure.RATE and rule.every_request:
+        nothing = (0.0,) * 8
+        return MetricEvidence(rule, levels=((),), won=(nothing, nothing))
+    if rule.measure in (Measure.RATE, Measure.PAIRED):
+        return MetricEvidence(rule, levels=((),))
+    return MetricEvidence(rule)
+
+
+def _after(policy: Policy, metric: MetricEvidence, given: Any) -> MetricEvidence:
+    if metric.rule.measure is Measure.LATENCY:
+        return _after_latency(metric, given)
+    if metric.rule.measure is Measure.MEAN:
+        return _after_mean(metric, given)
+    if metric.rule.measure is Measure.QUALITY:
+        return _after_quality(policy, metric, given)
+    return _after_rate(policy, metric, given)
+
+
+def _asked(policy: Policy, rule: MetricRule) -> tuple[Question, ...]:
+    return FOR_PRIMARY if rule == policy.primary else FOR_GUARDRAIL
+
+
+def _weighed(metric: MetricEvidence, logs: Sequence[float]) -> Weights:
+    harm, noninferiority, superiority, no_gain = (
+        weight.after(log_e) for weight, log_e in zip(metric.weights, logs, strict=True)
+    )
+    return harm, noninferiority, superiority, no_gain
+
+
+def bets_of(rule: MetricRule) -> tuple[Bets, Bets, Bets, Bets]:
+    """Return the bets on the ratio of bad things, one per question."""
+    close = rule.measure is Measure.PAIRED
+    return (
+        bets_above(rule.tolerance, rule.mde, close=close),
+        bets_within(rule.margin),
+        bets_below(1.0, rule.mde, close=close),
+        bets_above(1.0 / rule.mde, rule.mde, close=close),
+    )
+
+
+def bad_first(rule: MetricRule, counts: Tallies) -> Tallies:
+    """Turn counts so that a larger ratio is worse: successes are counted for the other arm."""
+    return counts if rule.better == "lower" else swapped(counts)
+
+
+def rate_logs(
+    rule: MetricRule,
+    counts: Tallies,
+    won: tuple[tuple[float, ...], tuple[float, ...]] = ((), ()),
+    asked: tuple[Question, ...] = QUESTIONS,
+) -> tuple[float, float, float, float]:
+    """Weigh the answers about a rate, or about pairs.
+
+    Args:
+        won: On requests without the event; see :class:`MetricEvidence`.
+        asked: Others are left at 0.
+
+    Returns:
+        Natural logarithms of e-values, as ``QUESTIONS``.
+    """
+    harm, within, below, above = bets_of(rule)
+    turned = bad_first(rule, counts)
+    logs = [0.0, 0.0, 0.0, 0.0]
+    if Question.HARM in asked:
+        logs[0] = log_evidence(turned, harm, won[0] or None)
+    if Question.NONINFERIORITY in asked:
+        logs[1] = log_evidence(turned, within)
+        if rule.acceptable_rate is not None:
+            absolute = log_rate_below(counts, rule.acceptable_rate)
+            logs[1] = log_mixture((logs[1], absolute), (1.0 - ACCEPTABLE_WEIGHT, ACCEPTABLE_WEIGHT))
+    if Question.SUPERIORITY in asked:
+        logs[2] = log_evidence(turned, below, won[1] or None)
+    if Question.NO_GAIN in asked:
+        logs[3] = log_evidence(turned, above)
+    return logs[0], logs[1], logs[2], logs[3]
+
+
+def _after_rate(policy: Policy, metric: MetricEvidence, batch: Tallies) -> MetricEvidence:
+    rule = metric.rule
+    before = metric.counts
+    won = metric.won
+    if rule.every_request:
+        won = _won_after(rule, won, before, batch)
+    counts = tallies_of((*before, *batch))
+    looks = metric.looks
+    if policy.mode is Mode.HORIZON and policy.primary == rule and policy.horizon_requests is not None:
+        looks = looks_after(looks, bad_first(rule, counts), policy.horizon_requests, policy.looks)
+    weights = _weighed(metric, rate_logs(rule, counts, won, _asked(policy, rule)))
+    return replace(metric, weights=weights, levels=(counts,), won=won, looks=looks)
+
+
+def _won_after(
+    rule: MetricRule, won: tuple[tuple[float, ...], tuple[float, ...]], before: Tallies, batch: Tallies
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Settle the bets on a batch's requests without the event, at the rate known before it."""
+    events = sum(one.control_events + one.treatment_events for one in before)
+    requests = sum(one.control_requests + one.treatment_requests for one in before)
+    if requests == 0:
+        return won
+    rate = (events + 0.5) / (requests + 1.0)
+    turned = bad_first(rule, batch)
+    bets = (bets_above(rule.tolerance, rule.mde), bets_below(1.0, rule.mde))
+    # Against a null that is not 1 there is no fair bet on a request without an event.
+    gains = [log_without_event(turned, one, rate) if one.null == 1.0 else () for one in bets]
+    harm, better = (
+        tuple(a + b for a, b in zip(old, gain, strict=True)) if gain else old
+        for old, gain in zip(won, gains, strict=True)
+    )
+    return harm, better
+
+
+def latency_logs(rule: MetricRule, levels: Sequence[Tallies]) -> tuple[float, float, float, float]:
+    """Weigh the four answers about a latency: harm mostly at the rule's threshold, partly by early warning."""
+    bets = bets_of(rule)
+    own = [log_evidence(levels[-1], one) for one in bets]
+    harms = [
+        log_evidence(counts, bets_above(rule.tolerance, mde))
+        for counts, mde in zip(levels[:-1], LATENCY_MDES, strict=False)
+    ]
+    if harms:
+        weights = (1.0 - EARLY_WEIGHT, *(EARLY_WEIGHT / len(harms),) * len(harms))
+        own[0] = log_mixture((own[0], *harms), weights)
+    return own[0], own[1], own[2], own[3]
+
+
+def _after_latency(metric: MetricEvidence, batch: tuple[Tallies, ...]) -> MetricEvidence:
+    name = metric.rule.metric
+    if not metric.thresholds_us:
+        raise ValueError(f"{name} has no thresholds yet")
+    if len(batch) != len(metric.thresholds_us):
+        raise ValueError(f"{name} is counted above {len(metric.thresholds_us)} thresholds, not {len(batch)}")
+    levels = tuple(tallies_of((*before, *new)) for before, new in zip(metric.levels, batch, strict=True))
+    return replace(metric, levels=levels, weights=_weighed(metric, latency_logs(metric.rule, levels)))
+
+
+def _after_mean(metric: MetricEvidence, units: Sequence[Unit]) -> MetricEvidence:
+    assert metric.bankroll is not None
+    bankroll = after_units(metric.bankroll, units)
+    logs = [bankroll.log_evidence(question) for question in range(len(QUESTIONS))]
+    return replace(metric, bankroll=bankroll, weights=_weighed(metric, logs))
+
+
+def _after_quality(policy: Policy, metric: MetricEvidence, newest: Difference) -> MetricEvidence:
+    if not math.isfinite(newest.difference) or not math.isfinite(newest.standard_error):
+        raise ValueError(f"{metric.rule.metric}: a difference and its standard error are finite")
+    changed = replace(metric, difference=newest)
+    if not newest.enough:
+        return changed
+    rule = metric.rule
+    gain = newest.difference if rule.better == "higher" else -newest.difference
+    harm, promote = policy.alpha_rollback, policy.alpha_promote
+    effects = (
+        (-gain - rule.tolerance, harm),
+        (gain + rule.margin, promote),
+        (gain, promote),
+        (rule.mde - gain, promote),
+    )
+    logs = [
+        log_evidence_of_z(effect / newest.standard_error, newest.examples, alpha) for effect, alpha in effects
+    ]
+    return replace(changed, weights=_weighed(metric, logs))
+
+
+def _metric_json(one: MetricEvidence) -> dict[str, Any]:
+    return {
+        "rule": asdict(one.rule),
+        "weights": [[weight.log_e, weight.max_log_e] for weight in one.weights],
+        "levels": [[stage.to_json() for stage in counts] for counts in one.levels],
+        "thresholds_us": list(one.thresholds_us),
+        "won": [list(some) for some in one.won],
+        "bankroll": None if one.bankroll is None else one.bankroll.to_json(),
+        "difference": None if one.difference is None else one.difference.to_json(),
+        "looks": [asdict(look) for look in one.looks],
+    }
+
+
+def evidence_from_json(data: Mapping[str, Any]) -> Evidence:
+    """Read what :meth:`Evidence.to_json` wrote.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is not that.
+    """
+    return Evidence(
+        identity=data["identity"],
+        sequence=data["sequence"],
+        restarts=data["restarts"],
+        metrics=tuple(_metric_from_json(one) for one in data["metrics"]),
+        checks=tuple(
+            RatioCheck(name, tallies_from_json(counts), Weight(log_e, max_log_e))
+            for name, counts, log_e, max_log_e in data["checks"]
+        ),
+    )
+
+
+def _metric_from_json(data: Mapping[str, Any]) -> MetricEvidence:
+    rule = MetricRule(**{**data["rule"], "measure": Measure(data["rule"]["measure"])})
+    harm, noninferiority, superiority, no_gain = (Weight(*one) for one in data["weights"])
+    won_harm, won_better = (tuple(one) for one in data["won"])
+    difference = data["difference"]
+    return MetricEvidence(
+        rule=rule,
+        weights=(harm, noninferiority, superiority, no_gain),
+        levels=tuple(tallies_from_json(one) for one in data["levels"]),
+        thresholds_us=tuple(data["thresholds_us"]),
+        won=(won_harm, won_better),
+        bankroll=None if data["bankroll"] is None else Bankroll.from_json(data["bankroll"]),
+        difference=None
+        if difference is None
+        else Difference(**{**difference, "labelled": tallies_from_json(difference["labelled"])}),
+        looks=tuple(Look(**one) for one in data["looks"]),
+    )

@@ -10,19 +10,20 @@ A destination that can't be written keeps its own records in the spool and holds
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from understudy.capture.frames import DONE_SUFFIX, OPEN_SUFFIX, Stream, read_frames
 from understudy.capture.growing import Files
 from understudy.capture.ledger import CaptureFile, Growth, Ledger, Move, load, save
+from understudy.capture.orphans import adopt_orphans
+from understudy.capture.segments import boot_of
 from understudy.core.errors import ApiError, Conflict
 from understudy.core.ports import Buckets, Clock, Entropy, Objects
 
@@ -36,6 +37,7 @@ BUDGET_S = 1.0
 DAMAGED_SUFFIX = ".damaged"
 
 Captured = Callable[[str, int, Mapping[tuple[str, str], int]], None]
+Place = tuple[str, str]
 Lines = dict[Stream, list[tuple[str, bytes]]]
 
 
@@ -86,7 +88,7 @@ class Collector:
         until_s = time.monotonic() + budget_s
         try:
             ledger = self._ledger()
-            self._adopt_orphans()
+            adopt_orphans(self._directory)
             self._settle(ledger)
             self._retry(ledger)
             more = True
@@ -103,6 +105,34 @@ class Collector:
             raise
         finally:
             self._lock.release()
+
+    def taken(self, boot: str) -> Mapping[Place, int] | None:
+        """Count the records that came out of one router's spool, by (endpoint, variant).
+
+        Args:
+            boot: Of a router that is gone.
+        Returns:
+            None while there may be more of them: not all of its segments are taken yet.
+        """
+        if not self._directory.is_dir():
+            return {}
+        with self._lock:
+            ledger = self._ledger()
+            if any(boot_of(path.name) == boot for path in self._directory.glob(f"*{OPEN_SUFFIX}")):
+                return None
+            if any(boot_of(name) == boot for name in self._waiting(ledger)):
+                return None
+            return {(endpoint, variant): count for endpoint, variant, count in ledger.taken.get(boot, ())}
+
+    def remember(self, boots: Collection[str]) -> None:
+        """Forget the counts of all routers but these: nobody will ask for them."""
+        if not self._directory.is_dir():
+            return
+        with self._lock:
+            ledger = self._ledger()
+            if not ledger.taken.keys() <= set(boots):
+                ledger.taken = {boot: counts for boot, counts in ledger.taken.items() if boot in boots}
+                save(self._directory, ledger)
 
     def _ledger(self) -> Ledger:
         if self._known is None:
@@ -124,9 +154,14 @@ class Collector:
             taken += 1
         if not taken:
             return False
-        lines = self._read(names[:taken])
+        counts: dict[str, Counter[Place]] = {}
+        lines = self._read(names[:taken], counts)
         move = Move(names[:taken], self._plan(ledger, lines))
         ledger.moves.append(move)
+        for boot, more in counts.items():
+            for endpoint, variant, count in ledger.taken.get(boot, ()):
+                more[endpoint, variant] += count
+            ledger.taken[boot] = [(*place, count) for place, count in more.items()]
         save(self._directory, ledger)
         self._carry_out(ledger, move, lines)
         self._settle(ledger)
@@ -139,13 +174,21 @@ class Collector:
             names = [entry.name for entry in entries if entry.name.endswith(DONE_SUFFIX)]
         return sorted(name for name in names if name not in taken)
 
-    def _read(self, names: list[str]) -> Lines:
+    def _read(self, names: list[str], counts: dict[str, Counter[Place]] | None = None) -> Lines:
+        """Read segments.
+
+        Args:
+            counts: Added to, where given: records by the router's boot and (endpoint, variant).
+        """
         lines: Lines = {}
         for name in names:
+            counted = None if counts is None else counts.setdefault(boot_of(name), Counter())
             segment = (self._directory / name).read_bytes()
             end = 0
             for frame in read_frames(segment):
                 lines.setdefault(frame.stream, []).append((frame.moment, frame.line))
+                if counted is not None:
+                    counted[frame.stream[1], frame.stream[2]] += 1
                 end = frame.end
             if end < len(segment):
                 self._keep_damaged(name, segment[end:])
@@ -282,36 +325,6 @@ class Collector:
             ledger.closing = [file for file in ledger.closing if file not in finished]
         if finished or over:
             save(self._directory, ledger)
-
-    # --- crashed routers ---
-
-    def _adopt_orphans(self) -> None:
-        """Complete segments whose writer is gone: nobody holds their lock."""
-        for path in self._directory.glob(f"*{OPEN_SUFFIX}"):
-            try:
-                descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            except FileNotFoundError:  # completed meanwhile
-                continue
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if path.exists():
-                    self._adopt(path, descriptor)
-            except BlockingIOError:
-                continue
-            finally:
-                os.close(descriptor)
-
-    def _adopt(self, path: Path, descriptor: int) -> None:
-        end = 0
-        for frame in read_frames(path.read_bytes()):
-            end = frame.end
-        if end == 0:
-            path.unlink()
-            return
-        os.ftruncate(descriptor, end)
-        os.fsync(descriptor)
-        path.rename(path.with_suffix(DONE_SUFFIX))
-        log.info("capture: took over %s of a router that is gone", path.name)
 
 
 def _grown(file: CaptureFile, some: list[tuple[str, bytes]]) -> CaptureFile:

@@ -70,6 +70,7 @@ class Ledger(msgspec.Struct):
         growing: Files that may still grow, one per stream at most.
         closing: Files that won't grow: to be finished with a manifest.
         reported: Number of the last move that is done.
+        taken: By a router's boot: how many of its records moves have, or had, as (endpoint, variant, count).
     """
 
     source: str
@@ -77,6 +78,7 @@ class Ledger(msgspec.Struct):
     closing: list[CaptureFile] = []
     moves: list[Move] = []
     reported: int = 0
+    taken: dict[str, list[tuple[str, str, int]]] = {}
 
 
 def load(directory: Path) -> Ledger | None:

@@ -115,7 +115,7 @@ def read_lines(
     Raises:
         NotARecord: a line is none, and ``on_bad`` is None.
     """
-    for number, line in enumerate(_lines(pieces), 1):
+    for number, line in enumerate(plain_lines(pieces), 1):
         if not line.strip():
             continue
         try:
@@ -213,7 +213,8 @@ def read_window(
                 yield captured
 
 
-def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+def plain_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the lines of a file without their ends; gzip is seen through."""
     rest = b""
     for piece in _inflated(pieces):
         lines = (rest + piece).split(b"\n") if b"\n" in piece else [rest + piece]

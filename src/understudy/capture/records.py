@@ -71,6 +71,10 @@ class CaptureRecord:
             + (0 if self.output_body is None else len(self.output_body))
         )
 
+    def pieces(self) -> Iterator[bytes]:
+        """Render the line; see :func:`render_pieces`."""
+        return render_pieces(self)
+
 
 RECORD_OVERHEAD_BYTES = 1024  # of a record with empty bodies, queueing included
 

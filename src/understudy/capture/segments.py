@@ -177,6 +177,16 @@ class Segments:
         return self._has_room
 
 
+def boot_of(name: str) -> str:
+    """Tell which run of which router wrote a segment; "" where its name does not say.
+
+    >>> boot_of("000001612498500-0-9f86d081884c7d65-12.spool")
+    '9f86d081884c7d65'
+    """
+    parts = name.split("-")
+    return parts[2] if len(parts) > 3 else ""
+
+
 def _buffers(frames: Iterable[Sequence[bytes]]) -> Iterator[bytes]:
     """Join small pieces for few writes; large ones are written as they are."""
     small: list[bytes] = []

@@ -15,9 +15,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 from understudy.capture.frames import pack_frame
-from understudy.capture.records import CaptureRecord, moment_of, render_pieces
+from understudy.capture.records import moment_of
 from understudy.capture.segments import RESERVE_BYTES, Segments
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,23 @@ GATHER_S = 0.05  # how long best-effort records may gather in the queue
 BATCH_BYTES = 1 << 20
 # The thread shares the interpreter with the event loop: it renders for so long, then steps aside.
 SLICE_S = 0.0003
+
+
+class Spooled(Protocol):
+    """A record: ``capture.records.CaptureRecord`` or ``capture.assignments.AssignmentRecord``."""
+
+    @property
+    def destination(self) -> str: ...
+    @property
+    def endpoint(self) -> str: ...
+    @property
+    def variant(self) -> str: ...
+    @property
+    def at_s(self) -> float: ...
+    @property
+    def size_bytes(self) -> int: ...
+    def pieces(self) -> Iterator[bytes]: ...
+
 
 Acknowledge = Callable[[bool], None]
 Shed = Callable[[str, str, str, int], None]
@@ -57,7 +75,7 @@ class SpoolWriter:
         max_queued_bytes: int = 64 << 20,
         reserve_bytes: int = RESERVE_BYTES,
     ) -> None:
-        self._queue: deque[tuple[CaptureRecord, Acknowledge | None]] = deque()
+        self._queue: deque[tuple[Spooled, Acknowledge | None]] = deque()
         self._on_shed = on_shed
         self._max_queued_bytes = max_queued_bytes
         # Each written by one side only, so that no lock is needed: queued = offered - done.
@@ -78,7 +96,7 @@ class SpoolWriter:
         """About how much memory waits to be written."""
         return self._offered_bytes - self._done_bytes
 
-    def offer(self, record: CaptureRecord, acknowledge: Acknowledge | None = None) -> bool:
+    def offer(self, record: Spooled, acknowledge: Acknowledge | None = None) -> bool:
         """Take a record to be kept; never waits, never raises.  One thread (the event loop's) calls this.
 
         Args:
@@ -138,7 +156,7 @@ class SpoolWriter:
 
     def _write_batch(self) -> None:
         """Write what waits, some of it if it is much."""
-        batch: list[tuple[CaptureRecord, Acknowledge | None]] = []
+        batch: list[tuple[Spooled, Acknowledge | None]] = []
         frames: list[list[bytes]] = []
         size_bytes = held_bytes = 0
         try:
@@ -155,13 +173,13 @@ class SpoolWriter:
         finally:
             self._done_bytes += held_bytes
 
-    def _frame(self, record: CaptureRecord) -> list[bytes]:
+    def _frame(self, record: Spooled) -> list[bytes]:
         return pack_frame(
             record.destination,
             record.endpoint,
             record.variant,
             moment_of(record.at_s),
-            self._politely(render_pieces(record)),
+            self._politely(record.pieces()),
         )
 
     def _politely(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -173,7 +191,7 @@ class SpoolWriter:
                     time.sleep(SLICE_S)
                 self._slice_ends_s = time.perf_counter() + SLICE_S
 
-    def _settle(self, batch: list[tuple[CaptureRecord, Acknowledge | None]], kept: int) -> None:
+    def _settle(self, batch: list[tuple[Spooled, Acknowledge | None]], kept: int) -> None:
         """Answer those who wait; count what was not kept: all but the first ``kept``."""
         for record, _ in batch[kept:]:
             self._on_shed(record.endpoint, record.variant, "disk", 1)

@@ -19,12 +19,22 @@ COMMANDS = {
     ),
     "exec": ("understudy.cli.execute:command", "Run a command whose AWS calls all go to a server."),
     "status": ("understudy.cli.status:command", "Show processes, endpoints, variants and their shares."),
+    "rollout": ("understudy.cli.rollout:command", "Watch an update take the traffic, or roll it back."),
+    "events": ("understudy.cli.events:command", "Show what happened to an endpoint, and who asked for it."),
     "shadow": (
         "understudy.cli.shadow:command",
         "Test a model on copies of live requests; promote or remove it.",
     ),
+    "guardrail": (
+        "understudy.cli.guardrail:command",
+        "Check the alarms that roll updates back.",
+    ),
     "logs": ("understudy.cli.logs:command", "Show what an endpoint's models print."),
     "compare": ("understudy.cli.compare:command", "Compare a shadow's answers with production's."),
+    "labels": ("understudy.cli.labels:command", "Tell what became of an endpoint's requests."),
+    "quality": ("understudy.cli.quality:command", "Show how right each variant is on labelled requests."),
+    "verdict": ("understudy.cli.verdict:command", "Promote, keep, hold or roll back, with the evidence."),
+    "plan": ("understudy.cli.plan:command", "Say how much traffic or time a proof takes."),
     "demo": ("understudy.cli.demo:command", "Train two models and A/B test them, in about a minute."),
 }
 """Command -> (``module:attribute``, one line of help)."""

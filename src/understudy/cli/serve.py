@@ -47,6 +47,12 @@ Examples:
 @click.option(
     "--console", type=click.Choice(["on", "readonly", "off"]), help="The pages at /console.  [default: on]"
 )
+@click.option(
+    "--shadow-cpu-percent",
+    type=int,
+    help="Ceiling of each shadow instance; 100: one processor.  [default: 0, none]",
+)
+@click.option("--alarm-webhooks", help="Where alarms may send to, e.g. 'https://hooks.example/*'.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
 @click.option("--config", "config_file", type=click.Path(dir_okay=False), help="TOML with these names.")
 def serve(config_file: str | None, **options: Any) -> None:

@@ -51,6 +51,7 @@ MAX_BODY_BYTES = 8 << 20
 log = logging.getLogger(__name__)
 
 Call = Callable[[str, str, bytes], tuple[int, bytes]]
+OwnCall = Callable[[str, str, bytes], tuple[int, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class ConsoleFace:
     Attributes:
         mode: ``on``, ``readonly`` or ``off``.
         call: Carries out one operation of the API: service, name, JSON; returns status and JSON.
+        own_call: Carries out one of Understudy's own calls: method, path and query, JSON; returns status and
+            document.
         describe: State of processes, endpoints and instances.
         time_scale: Clock seconds per real second.
         threads: Where everything that reads or changes runs.
@@ -70,6 +73,7 @@ class ConsoleFace:
     sessions: Sessions
     services: Services
     call: Call
+    own_call: OwnCall
     describe: Callable[[], dict[str, Any]]
     live: Live
     invoker: Invoker
@@ -124,13 +128,15 @@ class ConsoleFace:
             return await self._sign_in(request)
         if session is None:
             raise ApiError("Sign in first.", code="NotSignedIn", status=401)
-        if request.method == "POST":
+        if request.method == "POST" or (request.method in ("PUT", "DELETE") and path.startswith("own/")):
             _refuse_forged(request, session)
             return await self._post(request, path, session)
         if request.method != "GET":
             return Response("", 405, headers={"allow": "GET, POST"})
         if path == "live":
             return await self._watch(request)
+        if path.startswith("own/"):
+            return await self._own(request, "GET", path, b"")
         reader = self._readers().get(path)
         if reader is None:
             raise ApiError(f"The console has no {path}.", code="NotFound", status=404)
@@ -147,6 +153,9 @@ class ConsoleFace:
         if path == "invoke":
             self._refuse_change()
             return json_answer(await self._in_thread(self._invoke, body))
+        if path.startswith("own/"):
+            self._refuse_change()
+            return await self._own(request, request.method, path, body)
         kind, _, rest = path.partition("/")
         service, _, operation = rest.partition("/")
         if kind != "call" or (service, operation) not in READS | WRITES:
@@ -155,6 +164,18 @@ class ConsoleFace:
             self._refuse_change()
         status, answer = await self._in_thread(self.call, service, operation, body)
         return gzipped(request, Response(answer, status, media_type="application/json"))
+
+    async def _own(self, request: Request, method: str, path: str, body: bytes) -> Response:
+        """Carry out one of Understudy's own calls (docs/rest.md): GET reads, others change."""
+        raw_path = request.scope["raw_path"].decode("ascii", "replace")
+        target = raw_path.partition(f"{ROOT}/api/own/")[2]
+        query = request.scope["query_string"].decode("ascii", "replace")
+        status, told = await self._in_thread(
+            self.own_call, method, f"{target}?{query}" if query else target, body
+        )
+        if status >= 400:
+            told = {"code": told.get("__type", "Error"), "message": told.get("message", "")}
+        return gzipped(request, json_answer(told, status))
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self.threads, function, *arguments)

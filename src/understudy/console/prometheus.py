@@ -20,7 +20,14 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from understudy import __version__
 from understudy.control.recording import Recorder
 from understudy.core.endpoints import Endpoint
-from understudy.core.metrics import CAPTURE_OUTCOMES, SHADOW_OUTCOMES, Summary, value_of
+from understudy.core.metrics import (
+    ASSIGNED_SOURCES,
+    ASSIGNMENT_OUTCOMES,
+    CAPTURE_OUTCOMES,
+    SHADOW_OUTCOMES,
+    Summary,
+    value_of,
+)
 from understudy.core.ports import InstanceState, Query, Records, Runtime
 
 # Seconds; Prometheus's own defaults, finer at the fast end where model calls are.
@@ -82,21 +89,37 @@ class UnderstudyCollector(Collector):
                 summary: Summary = getattr(totals, attribute)
                 histogram.add_metric(key, _cumulative(summary), summary.sum / 1e6)
             yield histogram
-        for name, text, attribute, outcomes in (
+        for name, text, attribute, label, outcomes in (
             (
                 "understudy_shadow_requests",
                 "Production requests by what became of them at a shadow",
                 "shadow",
+                "outcome",
                 SHADOW_OUTCOMES,
             ),
             (
                 "understudy_capture_records",
                 "Answers with capture on by what became of their record",
                 "capture",
+                "outcome",
                 CAPTURE_OUTCOMES,
             ),
+            (
+                "understudy_assignment_records",
+                "Logged requests by what became of the record of their assignment",
+                "assignment",
+                "outcome",
+                ASSIGNMENT_OUTCOMES,
+            ),
+            (
+                "understudy_assigned_requests",
+                "Production requests by who chose their variant",
+                "assigned",
+                "source",
+                ASSIGNED_SOURCES,
+            ),
         ):
-            family = CounterMetricFamily(name, text, labels=[*labels, "outcome"])
+            family = CounterMetricFamily(name, text, labels=[*labels, label])
             for key, totals in sorted(variants.items()):
                 counts: Mapping[str, int] = getattr(totals, attribute)
                 for outcome in (*outcomes, *sorted(counts.keys() - set(outcomes))) if counts else ():

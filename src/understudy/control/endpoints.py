@@ -8,9 +8,13 @@ record; until there is nothing to do now.  Owns no decision of its own.  Main me
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from understudy.control.failpoints import NO_FAILPOINTS, Failpoints
 from understudy.control.publisher import Publisher
+from understudy.core.alarms import Alarm
+from understudy.core.deployments import plan_of
 from understudy.core.endpoints import Endpoint, EndpointStatus, FleetVariant
 from understudy.core.errors import Conflict
 from understudy.core.instance_types import instance_type_of
@@ -30,18 +34,20 @@ from understudy.core.ports import (
     Runtime,
     Stored,
 )
-from understudy.core.rollouts import (
+from understudy.core.rollout_routes import route_of
+from understudy.core.rollout_terms import (
+    AlarmView,
     InstanceView,
     RemoveEndpoint,
     RolloutAction,
     RolloutSnapshot,
     SaveEndpoint,
     Slot,
+    SlotFailures,
     StartInstance,
     StopInstance,
-    decide,
-    route_of,
 )
+from understudy.core.rollouts import decide
 from understudy.core.routing import EndpointRoute
 
 log = logging.getLogger(__name__)
@@ -61,6 +67,7 @@ class _Backoff:
 
     failures: int = 0
     restart_at_s: float = 0.0
+    reason: str = ""
 
 
 @dataclass
@@ -84,7 +91,21 @@ class EndpointLoop:
         clock: Clock,
         entropy: Entropy,
         place: Place,
+        *,
+        failpoints: Failpoints = NO_FAILPOINTS,
+        on_calm: Callable[[], None] = lambda: None,
+        alarms_settled: Callable[[], bool] = lambda: True,
     ) -> None:
+        """Build the loop.
+
+        Args:
+            clock: Neither jumps nor stands still: bakes are measured by it.
+            on_calm: Called after a round in which no endpoint was being changed.
+            alarms_settled: Tells whether alarms have been looked at since this process began.
+        """
+        self._alarms_settled = alarms_settled
+        self._failpoints = failpoints
+        self._on_calm = on_calm
         self._records = records
         self._runtime = runtime
         self._publisher = publisher
@@ -115,6 +136,8 @@ class EndpointLoop:
             acted = self._settle(name, states.get(name, [])) or acted
         if acted:
             self._publish(self._observe())
+        if all(watched.stored.value.update is None for watched in self._watched.values()):
+            self._on_calm()
         return acted
 
     def suspect(self, instance_id: str, silent_s: float) -> None:
@@ -186,8 +209,29 @@ class EndpointLoop:
             instances=views,
             route_acknowledged=self._publisher.acknowledged(endpoint.name, route_of(endpoint, views)),
             restart_at_s={slot: backoff.restart_at_s for slot, backoff in watched.backoff.items()},
+            failures={
+                slot: SlotFailures(backoff.failures, backoff.reason)
+                for slot, backoff in watched.backoff.items()
+            },
+            alarms=self._alarms(endpoint),
+            watched=self._alarms_settled(),
             cold=watched.cold,
         )
+
+    def _alarms(self, endpoint: Endpoint) -> tuple[AlarmView, ...]:
+        """Look at the alarms that the update under way names: each time anew, they change at any moment."""
+        update = endpoint.update
+        if update is None or update.kind != "update" or update.fleet is None:
+            return ()
+        views = []
+        for name in plan_of(update.deployment_config).alarms:
+            stored = self._records.get(Alarm, name)
+            views.append(
+                AlarmView(name, None)
+                if stored is None
+                else AlarmView(name, stored.value.state, stored.value.reason)
+            )
+        return tuple(views)
 
     # --- act ----------------------------------------------------------------------------------------
 
@@ -206,7 +250,7 @@ class EndpointLoop:
                 break
             if isinstance(action, SaveEndpoint):
                 watched.cold = False
-                self._publish_endpoint(watched.stored.value, states)
+                self._publish_endpoint(watched.stored.value, states, action.event)
             else:
                 states = self._observe().get(name, [])
         return acted
@@ -215,7 +259,9 @@ class EndpointLoop:
         """Do one action; False when the record changed meanwhile and must be read again."""
         endpoint = watched.stored.value
         if isinstance(action, StartInstance):
+            self._failpoints.reach("StartInstance", "before-effect")
             self._runtime.start(self._spec(endpoint, action.slot, action.variant))
+            self._failpoints.reach("StartInstance", "after-effect")
         elif isinstance(action, StopInstance):
             self._stop(watched, action)
         elif isinstance(action, SaveEndpoint):
@@ -226,8 +272,10 @@ class EndpointLoop:
 
     def _stop(self, watched: _Watched, action: StopInstance) -> None:
         endpoint = watched.stored.value
+        self._failpoints.reach("StopInstance", "before-effect")
         self._stopping.add(action.instance_id)
         self._runtime.stop(action.instance_id, FAILED_GRACE_S if action.failed else STOP_GRACE_S)
+        self._failpoints.reach("StopInstance", "after-effect")
         if not action.failed:
             return
         now_s = self._clock.now_s()
@@ -238,6 +286,7 @@ class EndpointLoop:
         # The first restart is at once: most deaths are not the model's fault.
         backoff.restart_at_s = now_s + (delay_s if backoff.failures else 0.0)
         backoff.failures += 1
+        backoff.reason = action.reason
         log.warning("instance %s ended: %s", action.instance_id, action.reason)
         self._records.commit(
             [
@@ -263,11 +312,13 @@ class EndpointLoop:
     def _save(self, watched: _Watched, action: SaveEndpoint) -> bool:
         stored = watched.stored
         event = Event(stored.value.arn, action.event, self._clock.now_s(), action.detail)
+        self._failpoints.reach(action.event, "before-intent")
         try:
             self._records.commit([Put(action.endpoint, stored.version), event])
         except Conflict:
             self._read_records()
             return False
+        self._failpoints.reach(action.event, "after-intent")
         watched.stored = Stored(action.endpoint, stored.version + 1)
         log.info("endpoint %s: %s %s", action.endpoint.name, action.event, action.detail)
         return True
@@ -282,11 +333,13 @@ class EndpointLoop:
         tags = self._records.get(Tags, endpoint.arn)
         if tags is not None:
             changes.append(Delete(Tags, endpoint.arn, tags.version))
+        self._failpoints.reach("EndpointDeleted", "before-intent")
         try:
             self._records.commit(changes)
         except Conflict:
             self._read_records()
             return False
+        self._failpoints.reach("EndpointDeleted", "after-intent")
         del self._watched[endpoint.name]
         log.info("endpoint %s: deleted", endpoint.name)
         return True
@@ -307,6 +360,7 @@ class EndpointLoop:
             startup_timeout_s=variant.startup_timeout_s,
             download_timeout_s=variant.download_timeout_s,
             shadow=variant.shadow,
+            cpu_percent=variant.cpu_percent,
         )
 
     def _stop_orphans(self, states: dict[str, list[InstanceState]]) -> bool:
@@ -335,7 +389,7 @@ class EndpointLoop:
         self._routes = routes
         self._publisher.publish(routes)
 
-    def _publish_endpoint(self, endpoint: Endpoint, states: list[InstanceState]) -> None:
+    def _publish_endpoint(self, endpoint: Endpoint, states: list[InstanceState], event: str) -> None:
         routes = dict(self._routes)
         route = self._route(endpoint, states)
         if route is None:
@@ -343,7 +397,8 @@ class EndpointLoop:
         else:
             routes[endpoint.name] = route
         self._routes = routes
-        self._publisher.publish(routes)
+        self._publisher.publish(routes, lambda: self._failpoints.reach(event, "mid-effect"))
+        self._failpoints.reach(event, "after-effect")
 
     def _route(self, endpoint: Endpoint, states: list[InstanceState]) -> EndpointRoute | None:
         if endpoint.fleet is None:

@@ -16,7 +16,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ MAX_FRAME_BYTES = 64 * 1024 * 1024
 SEND_TIMEOUT_S = 5.0  # a router that takes longer is hung; it reconnects or is restarted
 _LENGTH = struct.Struct("!I")
 
+Stamp = Callable[[Mapping[str, EndpointRoute]], dict[str, EndpointRoute]]
 MetricsSink = Callable[[str, int, list[dict[str, Any]]], None]
 
 
@@ -56,6 +57,8 @@ class Publisher:
         on_change: Called after every acknowledgement and every drained instance.
         on_suspect: Called with an instance id that a router could not reach, and for how many seconds it has
             been silent though connected.
+        stamp: Gives routes their stages before they are stored (:meth:`control.evidence.StageBook.stamp`);
+            None: they stay as they are.
     """
 
     def __init__(
@@ -66,16 +69,19 @@ class Publisher:
         on_metrics: MetricsSink,
         on_change: Callable[[], None],
         on_suspect: Callable[[str, float], None],
+        stamp: Stamp | None = None,
     ) -> None:
         self._run_dir = run_dir
         self._router_count = router_count
         self._on_metrics = on_metrics
         self._on_change = on_change
         self._on_suspect = on_suspect
+        self._stamp = stamp or dict
         self._lock = threading.Lock()
         self._links: list[RouterLink] = []
         self._table = read_table(run_dir / "table.json") or RoutingTable()
         # After a restart nobody has told us yet what they serve: ask all of them again.
+        self._wished: dict[str, EndpointRoute] = {}  # as the table's, without their stages
         self._changed_in: dict[str, int] = {}
         self._floor = self._table.version + 1
         self._listener = _listen(run_dir / "control.sock")
@@ -84,26 +90,35 @@ class Publisher:
 
     # --- what control asks --------------------------------------------------------------------------
 
-    def publish(self, endpoints: dict[str, EndpointRoute]) -> None:
-        """Make these the routes, if they are not: store the table, then send it to every router."""
+    def publish(
+        self, endpoints: dict[str, EndpointRoute], on_stored: Callable[[], None] = lambda: None
+    ) -> None:
+        """Make these the routes, if they are not: store the table, then send it to every router.
+
+        Args:
+            on_stored: Called between the two.
+        """
         with self._lock:
             before = self._table
-            if endpoints == before.endpoints and before.version >= self._floor:
+            if endpoints == self._wished and before.version >= self._floor:
                 return
+            stamped = self._stamp(endpoints)
             version = max(before.version + 1, self._floor)
-            for name in endpoints.keys() | before.endpoints.keys():
-                if endpoints.get(name) != before.endpoints.get(name) or before.version < self._floor:
+            for name in stamped.keys() | before.endpoints.keys():
+                if stamped.get(name) != before.endpoints.get(name) or before.version < self._floor:
                     self._changed_in[name] = version
-            self._table = RoutingTable(version=version, endpoints=dict(endpoints))
-            write_table(self._run_dir / "table.json", self._table)
+            table = RoutingTable(version=version, endpoints=stamped)
+            write_table(self._run_dir / "table.json", table)
+            self._table, self._wished = table, dict(endpoints)
             links = list(self._links)
+        on_stored()
         for link in links:
             self._send_table(link)
 
     def acknowledged(self, endpoint_name: str, route: EndpointRoute | None) -> bool:
         """Tell whether every router of the server serves exactly this route."""
         with self._lock:
-            if self._table.version < self._floor or self._table.endpoints.get(endpoint_name) != route:
+            if self._table.version < self._floor or self._wished.get(endpoint_name) != route:
                 return False
             needed = self._changed_in.get(endpoint_name, 0)
             current = {link.number for link in self._links if link.acknowledged >= needed}

@@ -13,8 +13,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from understudy.control.totals import VariantTotals, read_totals
-from understudy.core.metrics import CAPTURED, instance_data, router_data
-from understudy.core.ports import Clock, InstanceState, Series
+from understudy.core.metrics import CAPTURED, LOGGED, instance_data, router_data
+from understudy.core.ports import Clock, Evidence, InstanceState, Series
+from understudy.core.stages import counts_of
 
 READ_BACK_FOR_S = 0.25  # a start with many endpoints must not keep the control loops waiting
 READ_BACK_AT_ONCE = 20
@@ -23,8 +24,9 @@ READ_BACK_AT_ONCE = 20
 class Recorder:
     """Shared by the threads of the control channel and of capture (writing) and ``/metrics`` (reading)."""
 
-    def __init__(self, series: Series, clock: Clock) -> None:
+    def __init__(self, series: Series, clock: Clock, evidence: Evidence) -> None:
         self._series = series
+        self._evidence = evidence
         self._clock = clock
         # Held while the series and the totals are brought from one agreeing state to the next.
         self._recording = threading.Lock()
@@ -36,8 +38,11 @@ class Recorder:
     def on_metrics(self, boot: str, sequence: int, items: list[dict[str, Any]]) -> None:
         """Record one delta of one router; it is on disk when this returns."""
         served = [item for item in items if item["endpoint"]]
+        counts, data = counts_of(served), router_data(served)
         with self._recording:
-            if not self._series.record(router_data(served), source=boot, sequence=sequence):
+            # Each store knows by itself what it has: between the two, a crash costs nothing.
+            self._evidence.record(counts, source=boot, sequence=sequence)
+            if not self._series.record(data, source=boot, sequence=sequence):
                 return
             self._add(served)
             with self._lock:
@@ -53,9 +58,18 @@ class Recorder:
             sequence: Rising; the same ones told again come under the same number.
             counts: By (endpoint, variant).
         """
+        self._on_kept("capture", CAPTURED, source, sequence, counts)
+
+    def on_logged(self, source: str, sequence: int, counts: Mapping[tuple[str, str], int]) -> None:
+        """Record that assignments are in their store; see :meth:`on_captured`."""
+        self._on_kept("assignment", LOGGED, source, sequence, counts)
+
+    def _on_kept(
+        self, kind: str, outcome: str, source: str, sequence: int, counts: Mapping[tuple[str, str], int]
+    ) -> None:
         at_s = int(self._clock.now_s())
         items = [
-            {"endpoint": endpoint, "variant": variant, "at_s": at_s, "capture": {CAPTURED: count}}
+            {"endpoint": endpoint, "variant": variant, "at_s": at_s, kind: {outcome: count}}
             for (endpoint, variant), count in counts.items()
         ]
         with self._recording:

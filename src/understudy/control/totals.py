@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from understudy.core.metrics import (
-    CAPTURE_RECORDS,
+    ASSIGNED_REQUESTS,
     ENDPOINT_NAMESPACE,
-    SHADOW_REQUESTS,
+    OUTCOMES,
     UNDERSTUDY_NAMESPACE,
     SeriesKey,
     Summary,
@@ -28,7 +28,6 @@ _COUNTS = {
     "InvocationModelErrors": "model_errors",
 }
 _LATENCIES = {"ModelLatency": "model_latency_us", "OverheadLatency": "overhead_latency_us"}
-_OUTCOMES = {SHADOW_REQUESTS: "shadow", CAPTURE_RECORDS: "capture"}
 
 # One period that holds everything: a multiple of every resolution, so that all of them are read.
 _EVER_S = 100 * 365 * 86_400
@@ -41,6 +40,8 @@ class VariantTotals:
     Attributes:
         shadow: What became of production's requests at this shadow: count by outcome.
         capture: What became of the records of this variant's answers: count by outcome.
+        assignment: What became of the records of its logged requests: count by outcome.
+        assigned: Its requests by who chose it: count by source.
     """
 
     invocations: int = 0
@@ -51,6 +52,8 @@ class VariantTotals:
     overhead_latency_us: Summary = field(default_factory=Summary)
     shadow: Mapping[str, int] = field(default_factory=dict)
     capture: Mapping[str, int] = field(default_factory=dict)
+    assignment: Mapping[str, int] = field(default_factory=dict)
+    assigned: Mapping[str, int] = field(default_factory=dict)
 
     def plus(self, item: Mapping[str, Any]) -> VariantTotals:
         """Add an item of the control channel's ``metrics`` message."""
@@ -64,6 +67,10 @@ class VariantTotals:
             overhead_latency_us=_plus_summary(self.overhead_latency_us, item.get("overhead_latency_us")),
             shadow=_plus_counts(self.shadow, item.get("shadow", {})),
             capture=_plus_counts(self.capture, item.get("capture", {})),
+            assignment=_plus_counts(self.assignment, item.get("assignment", {})),
+            assigned=_plus_counts(
+                self.assigned, {item["source"]: item.get("invocations", 0)} if item.get("source") else {}
+            ),
         )
 
 
@@ -88,7 +95,7 @@ def read_totals(series: Series, endpoint_names: Collection[str]) -> dict[tuple[s
     totals: dict[tuple[str, str], VariantTotals] = {}
     for key in _keys(series):
         dimensions = dict(key.dimensions)
-        outcome = dimensions.pop("Outcome", None)
+        outcome = dimensions.pop("Outcome", None) or dimensions.pop("Source", None)
         if dimensions.keys() != {"EndpointName", "VariantName"}:
             continue
         place = (dimensions["EndpointName"], dimensions["VariantName"])
@@ -101,7 +108,7 @@ def read_totals(series: Series, endpoint_names: Collection[str]) -> dict[tuple[s
 def _keys(series: Series) -> Iterable[SeriesKey]:
     for namespace, metric_names in (
         (ENDPOINT_NAMESPACE, (*_COUNTS, *_LATENCIES)),
-        (UNDERSTUDY_NAMESPACE, (*_OUTCOMES,)),
+        (UNDERSTUDY_NAMESPACE, (*OUTCOMES, ASSIGNED_REQUESTS)),
     ):
         for key, _ in series.keys(namespace):
             if key.metric_name in metric_names:
@@ -127,4 +134,6 @@ def _plus_series(
         return replace(totals, **change)
     if outcome is None:
         return totals
-    return totals.plus({_OUTCOMES[metric_name]: {outcome: round(summary.sum)}})
+    if metric_name == ASSIGNED_REQUESTS:
+        return replace(totals, assigned=_plus_counts(totals.assigned, {outcome: round(summary.sum)}))
+    return totals.plus({OUTCOMES[metric_name]: {outcome: round(summary.sum)}})

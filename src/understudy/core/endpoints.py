@@ -63,6 +63,7 @@ class FleetVariant:
         startup_timeout_s: ContainerStartupHealthCheckTimeoutInSeconds.
         download_timeout_s: ModelDataDownloadTimeoutInSeconds.
         shadow: It gets copies and answers nobody.
+        cpu_percent: The most that each instance may use of the processors, 100 is one; 0: no ceiling.
         images: Filled by control once instances are up: per container the image as specified, as
             resolved, and the epoch seconds of the resolution.
     """
@@ -79,6 +80,7 @@ class FleetVariant:
     startup_timeout_s: int = 240
     download_timeout_s: int = 3600
     shadow: bool = False
+    cpu_percent: int = 0
     images: tuple[tuple[str, str, float], ...] = ()
 
 
@@ -106,12 +108,18 @@ class PendingUpdate:
 
     Attributes:
         kind: ``create``, ``update``, ``weights`` or ``delete``.
-        phase: ``preparing`` (instances come up), ``shifting`` (routers take the new routes) or
-            ``draining`` (what is no longer needed is stopped).
-        phase_at_s: Wall time at which the phase began.
+        phase: One of :mod:`core.rollout_terms`.
+        phase_at_s: Time at which the phase began, by the clock of the endpoint loop.
         fleet: The fleet to bring up (``create``, ``update``).
         requested_at_s: Wall time of the request.
         deployment_config: UpdateEndpoint's or CreateEndpoint's DeploymentConfig, by wire names.
+        started_at_s: Since when the deployment's time limit runs; None: control has not looked at it yet.
+        step: Steps of traffic, or batches, that have been taken.
+        share: Part of all requests that ``fleet`` answers, in [0, 1].
+        green_count: Of a rolling update: instances of the new fleet that should run; None: all.
+        blue_count: Of a rolling update: instances of the old fleet that should run; None: all.
+        stop_reason: Somebody asked to go back, and why.
+        rollback_reason: It is being rolled back, and why.
     """
 
     kind: str
@@ -120,6 +128,25 @@ class PendingUpdate:
     deployment_config: dict[str, Any] = field(default_factory=dict)
     phase: str = "preparing"
     phase_at_s: float = 0.0
+    started_at_s: float | None = None
+    step: int = 0
+    share: float = 0.0
+    green_count: int | None = None
+    blue_count: int | None = None
+    stop_reason: str | None = None
+    rollback_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What a failed rolling update whose rollback failed too has left: a second fleet that serves.
+
+    Attributes:
+        share: Part of all requests that it answers.
+    """
+
+    fleet: Fleet
+    share: float
 
 
 @dataclass(frozen=True)
@@ -133,6 +160,8 @@ class Endpoint:
         update: The operation under way.
         next_fleet: Number of the next fleet.
         deployment_config: LastDeploymentConfig, by wire names.
+        extensions: Its ``understudy:`` tags by name without the prefix, e.g. ``{"sticky": "session-id"}``.
+        mix: Only in UpdateRollbackFailed, and until an update has replaced it.
     """
 
     KIND: ClassVar[str] = "endpoint"
@@ -148,3 +177,5 @@ class Endpoint:
     update: PendingUpdate | None = None
     next_fleet: int = 1
     deployment_config: dict[str, Any] | None = None
+    extensions: dict[str, str] = field(default_factory=dict)
+    mix: Mix | None = None

@@ -223,7 +223,7 @@ def _end(snapshot: ExperimentSnapshot, endpoint: Endpoint, prior: Fleet, wish: S
     fleet_id = f"f{endpoint.next_fleet}"
     if wish.promotes:
         promoted = next(one for one in serving.variants if one.name == experiment.shadow_name)
-        variants: tuple[FleetVariant, ...] = (replace(_weighted(promoted, 1.0), shadow=False),)
+        variants: tuple[FleetVariant, ...] = (replace(_weighted(promoted, 1.0), shadow=False, cpu_percent=0),)
         # The test's capture ends with it: all but the variant is as it was before.
         base, purpose = prior, "promoted"
     elif wish.keeps_all:
@@ -364,6 +364,10 @@ def _config(snapshot: ExperimentSnapshot, fleet: Fleet) -> EndpointConfig:
     extensions.pop("capture", None)
     if fleet.capture is not None and fleet.capture.durable:
         extensions["capture"] = "durable"
+    extensions.pop("shadow-cpu-percent", None)
+    for variant in fleet.variants:
+        if variant.shadow and variant.cpu_percent:
+            extensions["shadow-cpu-percent"] = str(variant.cpu_percent)
     return EndpointConfig(
         fleet.config_name,
         snapshot.place.arn("endpoint-config", fleet.config_name),

@@ -38,7 +38,12 @@ def fleet_of(config: EndpointConfig, models: Mapping[str, Model], number: int) -
         fleet_id=f"f{number}",
         config_name=config.name,
         variants=tuple(
-            _variant(variant, models[variant["ModelName"]], shadow=shadow)
+            _variant(
+                variant,
+                models[variant["ModelName"]],
+                shadow=shadow,
+                cpu_percent=int(config.extensions.get("shadow-cpu-percent", "0")) if shadow else 0,
+            )
             for shadow, variant in _variants_of(config)
         ),
         capture=capture_of(config),
@@ -54,7 +59,7 @@ def _variants_of(config: EndpointConfig) -> Iterable[tuple[bool, dict[str, Any]]
         yield True, variant
 
 
-def _variant(variant: dict[str, Any], model: Model, *, shadow: bool) -> FleetVariant:
+def _variant(variant: dict[str, Any], model: Model, *, shadow: bool, cpu_percent: int) -> FleetVariant:
     weight = float(variant["InitialVariantWeight"])
     return FleetVariant(
         name=variant["VariantName"],
@@ -68,6 +73,7 @@ def _variant(variant: dict[str, Any], model: Model, *, shadow: bool) -> FleetVar
         startup_timeout_s=variant.get("ContainerStartupHealthCheckTimeoutInSeconds", STARTUP_TIMEOUT_S),
         download_timeout_s=variant.get("ModelDataDownloadTimeoutInSeconds", DOWNLOAD_TIMEOUT_S),
         shadow=shadow,
+        cpu_percent=cpu_percent,
     )
 
 

@@ -33,12 +33,24 @@ INSTANCE_NAMESPACE = "/aws/sagemaker/Endpoints"
 UNDERSTUDY_NAMESPACE = "Understudy"
 SHADOW_REQUESTS = "ShadowRequests"
 CAPTURE_RECORDS = "CaptureRecords"
+ASSIGNMENT_RECORDS = "AssignmentRecords"
+# Dimensions EndpointName, VariantName, Source.
+ASSIGNED_REQUESTS = "AssignedRequests"
 
 # What became of a production request at one shadow: exactly one of these.
 SHADOW_OUTCOMES = ("mirrored", "sampling", "queue", "breaker", "size", "shutdown")
 # What became of the record of an answer: exactly one of these.
 CAPTURED = "captured"
 CAPTURE_OUTCOMES = (CAPTURED, "sampling", "queue", "disk", "shutdown")
+# What became of the record of a logged request's assignment: exactly one of these.
+LOGGED = "logged"
+ASSIGNMENT_OUTCOMES = (LOGGED, "queue", "disk", "shutdown")
+# Who chose the variant of a request (``core.stages.Source``).
+ASSIGNED_SOURCES = ("weight", "unit", "target")
+
+
+# By metric: the member of a router's item that has its counts by outcome.
+OUTCOMES = {SHADOW_REQUESTS: "shadow", CAPTURE_RECORDS: "capture", ASSIGNMENT_RECORDS: "assignment"}
 
 
 def bucket_of(value: float) -> int:
@@ -251,23 +263,27 @@ def router_data(items: Iterable[Mapping[str, Any]]) -> list[Datum]:
                     Datum(SeriesKey(ENDPOINT_NAMESPACE, metric_name, place), int(item["at_s"]), unit, summary)
                     for place in places
                 ]
-        for metric_name, member in ((SHADOW_REQUESTS, "shadow"), (CAPTURE_RECORDS, "capture")):
+        if item.get("source"):
+            source, requests = str(item["source"]), _finite(item.get("invocations", 0))
+            if requests:
+                place = {**variant, "Source": source}
+                data.append(_count_datum(ASSIGNED_REQUESTS, place, requests, int(item["at_s"])))
+        for metric_name, member in OUTCOMES.items():
             data += [
-                _outcome_datum(metric_name, variant, str(outcome), _finite(count), int(item["at_s"]))
+                _count_datum(
+                    metric_name, {**variant, "Outcome": str(outcome)}, _finite(count), int(item["at_s"])
+                )
                 for outcome, count in item.get(member, {}).items()
                 if count
             ]
     return data
 
 
-def _outcome_datum(
-    metric_name: str, variant: Mapping[str, str], outcome: str, count: float, at_s: int
-) -> Datum:
-    """Name a count of outcomes: its Sum, and its SampleCount, are how many there were."""
+def _count_datum(metric_name: str, dimensions: Mapping[str, str], count: float, at_s: int) -> Datum:
+    """Name a count of ours: its Sum, and its SampleCount, are how many there were."""
     if count < 0.0:
-        raise ValueError(f"{metric_name} {outcome}: a count is not negative: {count}")
-    place = dimensions_of({**variant, "Outcome": outcome})
-    key = SeriesKey(UNDERSTUDY_NAMESPACE, metric_name, place)
+        raise ValueError(f"{metric_name} {dimensions}: a count is not negative: {count}")
+    key = SeriesKey(UNDERSTUDY_NAMESPACE, metric_name, dimensions_of(dimensions))
     return Datum(key, at_s, "Count", Summary.repeated(1.0, count))
 
 

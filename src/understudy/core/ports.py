@@ -6,13 +6,16 @@ contract suite in ``tests/contracts`` that every implementation passes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+from understudy.core.assignment import Assignment, KeptAssignment, Receipt
 from understudy.core.metrics import Bucket, Datum, SeriesKey
 from understudy.core.models import Container
+from understudy.core.outcomes import Added, KeptOutcome, Outcome, Tally
+from understudy.core.stages import Arm, Counts, KeptCounts, Stage
 
 
 class Clock(Protocol):
@@ -164,8 +167,21 @@ class Records(Protocol):
         """
         ...
 
-    def events(self, subject: str | None, after_sequence: int, limit: int) -> list[Event]:
-        """Read the audit trail in order; ``subject`` None reads all."""
+    def events(
+        self,
+        subject: str | None,
+        after_sequence: int,
+        limit: int,
+        *,
+        kinds: Collection[str] = (),
+        newest_first: bool = False,
+    ) -> list[Event]:
+        """Read the audit trail in order; ``subject`` None reads all.
+
+        Args:
+            kinds: Only events of these kinds; empty for all.
+            newest_first: Read backwards: from before ``after_sequence``, or from the end where it is 0.
+        """
         ...
 
     def close(self) -> None:
@@ -343,6 +359,106 @@ class Series(Protocol):
         ...
 
 
+# --- evidence --------------------------------------------------------------------------------------
+
+
+class Stages(Protocol):
+    """The stages of endpoints.  What ``begin`` and ``end`` returned from is on disk."""
+
+    def begin(self, endpoint: str, arms: Sequence[Arm], sticky: str, at_s: float) -> Stage:
+        """Begin an endpoint's next stage, and end the one before in the same step."""
+        ...
+
+    def end(self, endpoint: str, at_s: float) -> None:
+        """End an endpoint's stage; none that is open is no error."""
+        ...
+
+    def open(self) -> list[Stage]:
+        """Return the stage that is not ended of every endpoint that has one, by name."""
+        ...
+
+    def find(self, endpoint: str) -> list[Stage]:
+        """Return all stages of an endpoint, oldest first."""
+        ...
+
+
+class Evidence(Protocol):
+    """What became of the requests of each stage.  What ``record`` returned from is on disk."""
+
+    def record(self, counts: Sequence[Counts], *, source: str, sequence: int) -> bool:
+        """Keep counts, exactly once per (source, sequence).
+
+        Returns:
+            False when that source's sequence (or a later one) was recorded before.
+        """
+        ...
+
+    def read(self, endpoint: str, after: int = 0, limit: int = 1000) -> list[KeptCounts]:
+        """Return counts with ``sequence > after`` in the order in which they were kept."""
+        ...
+
+    def totals(self, endpoint: str) -> list[Counts]:
+        """Return the sums per stage, arm and source, by stage; ``at_s`` is their newest second."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+class Assignments(Protocol):
+    """Who was assigned what, request by request.  What ``add`` returned from is on disk."""
+
+    def add(self, batch: str, assignments: Sequence[Assignment]) -> Receipt:
+        """Keep a batch, once: one that was added and not forgotten is recognised by its name."""
+        ...
+
+    def forget_batch(self, batch: str) -> None:
+        """Forget a batch's name: it will not be added again."""
+        ...
+
+    def find(self, endpoint: str, ids: Collection[str]) -> dict[str, Assignment]:
+        """Look requests up by inference id or event id; of several with one id, the first to be routed."""
+        ...
+
+    def read(self, endpoint: str, after: int = 0, limit: int = 1000) -> list[KeptAssignment]:
+        """Return assignments with ``sequence > after`` in the order in which they were kept."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+# --- outcomes ----------------------------------------------------------------------------------------
+
+
+class Outcomes(Protocol):
+    """Labels and other outcomes of requests.  What ``add`` returned from is on disk."""
+
+    def add(self, endpoint: str, outcomes: Sequence[Outcome], received_at_s: float) -> Added:
+        """Keep what is reported for the first time, count the rest; all of the batch or nothing."""
+        ...
+
+    def find(
+        self, endpoint: str, name: str, ids: Collection[str], subject: str = "id"
+    ) -> dict[str, KeptOutcome]:
+        """Return the outcomes of that name by id, of those ids that have one."""
+        ...
+
+    def after(self, endpoint: str, sequence: int, limit: int) -> list[KeptOutcome]:
+        """Return outcomes with a greater sequence, in order."""
+        ...
+
+    def tallies(self, endpoint: str) -> list[Tally]:
+        """Count reports, sorted by name and subject."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
 # --- logs ------------------------------------------------------------------------------------------
 
 
@@ -414,6 +530,7 @@ class InstanceSpec:
         log_stream: ``VARIANT/...``; the group is the endpoint's.
         vcpus: Of the instance type: threads per model.
         memory_bytes: Of the instance type.
+        cpu_percent: The most that its processes may use together, 100 is one processor; 0: no ceiling.
     """
 
     instance_id: str
@@ -428,6 +545,7 @@ class InstanceSpec:
     startup_timeout_s: int
     download_timeout_s: int
     shadow: bool = False
+    cpu_percent: int = 0
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ class VariantRoute:
         weight: Non-negative; 0.0 gets exactly none.
         config_name: For the EndpointConfigName dimension.
         timeout_s: How long the model may take (60 as on AWS).
+        fleet_id: Whose instances they are: blue's or green's.
+        wanted: How many instances there should be; fewer are named while some are missing.
     """
 
     name: str
@@ -41,6 +43,22 @@ class VariantRoute:
     instances: tuple[InstanceRoute, ...] = ()
     timeout_s: float = 60.0
     containers: tuple[str, ...] = ("primary",)
+    fleet_id: str = ""
+    wanted: int = 1
+
+
+@dataclass(frozen=True)
+class GreenRoute:
+    """The second of two fleets that answer an endpoint's requests while one takes over from the other.
+
+    Attributes:
+        share: Probability in [0, 1] that it answers a request, with a TargetVariant or without; drawn
+            before the variant is chosen by the fleet's own weights.
+        variants: Usually of the same names as the other fleet's, under another configuration.
+    """
+
+    share: float
+    variants: tuple[VariantRoute, ...]
 
 
 @dataclass(frozen=True)
@@ -93,16 +111,27 @@ class EndpointRoute:
         variants: Production variants: who may answer.
         shadows: Who gets copies.
         capture: None: nothing is kept.
+        stage: Number of the stage (``core.stages``) that this route belongs to; 0: of none.
+        sticky: What the endpoint's units are (``core.assignment``); empty: every request is drawn.
+        assignments: Which requests are logged with their assignment: ``all``, ``identified`` (those with an
+            InferenceId) or ``off``.
+        green: A second fleet that answers a share of the requests; None: there is one.
     """
 
     name: str
     variants: tuple[VariantRoute, ...]
     shadows: tuple[ShadowRoute, ...] = ()
     capture: CaptureRoute | None = None
+    stage: int = 0
+    sticky: str = ""
+    assignments: str = "off"
+    green: GreenRoute | None = None
 
     def instances(self) -> Iterator[InstanceRoute]:
         """Yield every instance that gets requests or copies of them."""
         for variant in self.variants:
+            yield from variant.instances
+        for variant in self.green.variants if self.green is not None else ():
             yield from variant.instances
         for shadow in self.shadows:
             yield from shadow.instances
@@ -119,7 +148,8 @@ class RoutingTable:
 def choose_variant(route: EndpointRoute, draw: float, target_variant: str | None = None) -> VariantRoute:
     """Pick the production variant that answers one request.
 
-    A target wins over weights, also at weight 0.0; otherwise variant *i* is chosen with
+    While two fleets serve, one is picked first, by :attr:`GreenRoute.share`; what is left of the draw
+    chooses in it.  A target wins over weights, also at weight 0.0; otherwise variant *i* is chosen with
     probability ``weights[i] / sum(weights)``.  A weight of 0.0 is a weight.
 
     Args:
@@ -133,20 +163,24 @@ def choose_variant(route: EndpointRoute, draw: float, target_variant: str | None
     >>> route = EndpointRoute("e", (blue, green))
     >>> choose_variant(route, 0.74).name, choose_variant(route, 0.76).name
     ('blue', 'green')
+    >>> shifting = EndpointRoute("e", (blue,), green=GreenRoute(0.25, (green,)))
+    >>> choose_variant(shifting, 0.24).name, choose_variant(shifting, 0.25).name
+    ('green', 'blue')
     """
+    variants, draw = _fleet_of(route, draw)
     if target_variant is not None:
-        for variant in route.variants:
+        for variant in variants:
             if variant.name == target_variant:
                 return variant
         raise ValidationError(f"Variant {target_variant} not found for Endpoint {route.name}.")
-    total = sum(variant.weight for variant in route.variants)
+    total = sum(variant.weight for variant in variants)
     if not total > 0.0:
         raise ValidationError(
             f"Endpoint {route.name} has no variant with a weight above 0: set TargetVariant."
         )
     point = draw * total
     last = None
-    for variant in route.variants:
+    for variant in variants:
         if variant.weight > 0.0:
             last = variant
             if point < variant.weight:
@@ -154,6 +188,34 @@ def choose_variant(route: EndpointRoute, draw: float, target_variant: str | None
             point -= variant.weight
     assert last is not None  # total > 0: some weight was positive
     return last
+
+
+def _fleet_of(route: EndpointRoute, draw: float) -> tuple[tuple[VariantRoute, ...], float]:
+    """Pick a fleet, and scale what is left of the draw back to [0, 1]."""
+    green = route.green
+    if green is None:
+        return route.variants, draw
+    if draw < green.share:
+        return green.variants, draw / green.share
+    return route.variants, (draw - green.share) / (1.0 - green.share)
+
+
+def weighted_variants(route: EndpointRoute) -> list[tuple[VariantRoute, float]]:
+    """List who may answer a request that is not targeted, with weights that hold among all of them.
+
+    >>> blue, green = VariantRoute("v", 3.0, "c1"), VariantRoute("v", 3.0, "c2")
+    >>> shifting = EndpointRoute("e", (blue,), green=GreenRoute(0.25, (green,)))
+    >>> [weight for _, weight in weighted_variants(shifting)]
+    [0.75, 0.25]
+    """
+    if route.green is None:
+        return [(one, one.weight) for one in route.variants]
+    found = []
+    fleets = ((route.variants, 1.0 - route.green.share), (route.green.variants, route.green.share))
+    for variants, share in fleets:
+        total = sum(one.weight for one in variants)
+        found += [(one, share * one.weight / total if total > 0.0 else 0.0) for one in variants]
+    return found
 
 
 def shadow_share(shadow_weight: float, production_weight: float) -> float:

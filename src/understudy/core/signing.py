@@ -41,6 +41,7 @@ __all__ = [
 ALGORITHM = b"AWS4-HMAC-SHA256"
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
+MAX_SKEW_S = 300.0  # AWS's: five minutes
 MAX_PRESIGNED_S = 604_800  # AWS's own limit: seven days
 
 _MUST_BE_SIGNED = (b"x-amz-", b"x-amzn-sagemaker-")
@@ -69,7 +70,7 @@ def verify(
     now_s: float,
     region: str,
     services: Collection[str],
-    skew_s: float = 300.0,
+    skew_s: float = MAX_SKEW_S,
 ) -> Verified:
     """Check who signed a request.
 

@@ -3,53 +3,139 @@
 Owns :class:`Tally` (what the request path adds to) and :class:`Ledger` (what is to be sent).  Refuses
 unbounded memory: tallies exist for routed variants only, refusals and outcomes are keyed by fixed sets of
 words, and what can't be delivered for long is merged into minutes, then hours.  Main class: :class:`Ledger`.
+
+With a :class:`~understudy.dataplane.journal.Journal` every count is in it before it counts here, so that a
+killed router's counts can be read back: :func:`read_back`.
 """
 
 from __future__ import annotations
 
+import collections
 import functools
+import logging
 import math
-from collections import Counter
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 from understudy.core.metrics import bucket_of
+from understudy.dataplane.journal import Journal, Name, Read
+
+log = logging.getLogger(__name__)
 
 MAX_ITEMS = 4096
+_SUMMED = (
+    "invocations",
+    "errors_4xx",
+    "errors_5xx",
+    "model_errors",
+    "caller_errors",
+    "abandoned",
+    "per_instance",
+)
+CAPTURE = "capture"
+SHED = frozenset({"queue", "disk", "shutdown"})  # what becomes of a sampled record that is not captured
 _COARSER_S = (60, 3600, 86_400, 86_400 * 365)
 
 # Whole microseconds repeat: most lookups hit, and the cache is bounded.
 _bucket = functools.lru_cache(maxsize=65_536)(bucket_of)
 
-Key = tuple[str, str, str]
+CLIENT_GONE = 499  # nginx's number for it: counts as the caller's, reaches nobody
+
+
+class Key(NamedTuple):
+    """Whose counts they are.
+
+    Attributes:
+        stage: Of the table by which the requests were routed.
+        source: A ``core.stages.Source``; empty for shadows, which are given copies.
+    """
+
+    endpoint: str
+    variant: str
+    config: str
+    fleet: str = ""
+    stage: int = 0
+    source: str = ""
+
+
+class Counter(Protocol):
+    """What a request that has ended is told to."""
+
+    @property
+    def key(self) -> Key:
+        """Whose counts they are."""
+        ...
+
+    def of_source(self, source: str) -> Counter:
+        """Return the counts of the same variant by another source."""
+        ...
+
+    def begin(self, share: float) -> None:
+        """Note that a request was handed over."""
+        ...
+
+    def answered(self, share: float, model_us: int, overhead_us: int) -> None:
+        """Count a request that the model answered with 2XX."""
+        ...
+
+    def failed(
+        self,
+        share: float,
+        status: int,
+        *,
+        by_model: bool,
+        model_us: int | None,
+        overhead_us: int | None,
+        handed: bool = True,
+    ) -> None:
+        """Count a request that ended in an error."""
+        ...
 
 
 class Tally:
     """Counts of one variant since they were last taken.
 
     Attributes:
+        caller_errors: Of ``errors_4xx``: neither a model's status nor of a caller that went away.
+        abandoned: Of ``errors_4xx``: the caller went away.
         model_us: ModelLatency of each answer of the model, microseconds.
         overhead_us: OverheadLatency of the same requests.
         per_instance: Sum of 1 / instances.
         at_work: Listed in the ledger: has counts.
+        share: 1 / instances, as last told.
+        open: Requests that were handed to an instance and have no result yet; counted where ``begin`` is.
     """
 
     __slots__ = (
+        "_generation",
         "_ledger",
+        "_slot",
+        "_slot_share",
+        "abandoned",
         "at_work",
+        "caller_errors",
         "errors_4xx",
         "errors_5xx",
         "invocations",
         "key",
         "model_errors",
         "model_us",
+        "open",
         "overhead_us",
         "per_instance",
+        "share",
+        "tracked",
     )
 
     def __init__(self, ledger: Ledger, key: Key) -> None:
         self._ledger = ledger
         self.key = key
         self.at_work = False
+        self.tracked = False
+        self.open = 0
+        self._slot = self._generation = 0
+        self.share = self._slot_share = 0.0
         self._clear()
 
     def _clear(self) -> None:
@@ -57,9 +143,27 @@ class Tally:
         self.errors_4xx = 0
         self.errors_5xx = 0
         self.model_errors = 0
+        self.caller_errors = 0
+        self.abandoned = 0
         self.per_instance = 0.0
         self.model_us: list[int] = []
         self.overhead_us: list[int] = []
+
+    def of_source(self, source: str) -> Tally:
+        """Return the counts of the same variant by another source."""
+        return self._ledger.tally_of(self.key._replace(source=source))
+
+    def begin(self, share: float) -> None:
+        """Note that a request was handed over: if this process is killed before the result, it has failed.
+
+        Args:
+            share: 1 / instances of the variant.
+        """
+        self._ledger.log(("begin", *self.key, share), 1)
+        if not self.tracked:
+            self.tracked, self.open = True, 0
+        self.open += 1
+        self.share = share
 
     def answered(self, share: float, model_us: int, overhead_us: int) -> None:
         """Count a request that the model answered with 2XX.
@@ -67,6 +171,17 @@ class Tally:
         Args:
             share: 1 / instances of the variant.
         """
+        journal = self._ledger.journal
+        if journal is not None:
+            if (
+                self._generation != journal.generation
+                or self._slot_share != share
+                or journal.at > journal.limit
+            ):
+                self._slot = self._ledger.slot(("answered", *self.key, share))
+                self._slot_share, self._generation = share, journal.generation
+            journal.write(self._slot, model_us, overhead_us)
+        self.open -= 1
         if not self.at_work:
             self._ledger.enlist(self)
         self.invocations += 1
@@ -75,20 +190,39 @@ class Tally:
         self.overhead_us.append(overhead_us)
 
     def failed(
-        self, share: float, status: int, *, by_model: bool, model_us: int | None, overhead_us: int | None
+        self,
+        share: float,
+        status: int,
+        *,
+        by_model: bool,
+        model_us: int | None,
+        overhead_us: int | None,
+        handed: bool = True,
     ) -> None:
         """Count a request that ended in an error.
 
         Args:
             status: Of the model when ``by_model`` (0: it did not answer at all), else of our answer.
             model_us: None when no model was waited for.
+            handed: It had been handed to an instance.
         """
+        known = (model_us is not None, overhead_us is not None)
+        self._ledger.log(
+            ("failed", *self.key, share, status, by_model, *known, handed), model_us or 0, overhead_us or 0
+        )
+        if handed:
+            self.open -= 1
         if not self.at_work:
             self._ledger.enlist(self)
         self.invocations += 1
         self.per_instance += share
         if 400 <= status < 500:
             self.errors_4xx += 1
+            if not by_model:
+                if status == CLIENT_GONE:
+                    self.abandoned += 1
+                else:
+                    self.caller_errors += 1
         else:
             self.errors_5xx += 1
         if by_model:
@@ -101,14 +235,14 @@ class Tally:
     def take(self, at_s: int) -> dict[str, Any]:
         """Return the counts as an item of the control channel and start anew."""
         item = {
-            "endpoint": self.key[0],
-            "variant": self.key[1],
-            "config": self.key[2],
+            **self.key._asdict(),
             "at_s": at_s,
             "invocations": self.invocations,
             "errors_4xx": self.errors_4xx,
             "errors_5xx": self.errors_5xx,
             "model_errors": self.model_errors,
+            "caller_errors": self.caller_errors,
+            "abandoned": self.abandoned,
             "per_instance": self.per_instance,
             "model_latency_us": summarise(self.model_us),
             "overhead_latency_us": summarise(self.overhead_us),
@@ -127,7 +261,7 @@ def summarise(values_us: list[int]) -> list[Any]:
     if not values_us:
         return [0, 0, 0, 0, {}]
     buckets: dict[str, int] = {}
-    for value, count in Counter(values_us).items():
+    for value, count in collections.Counter(values_us).items():
         bucket = str(_bucket(value))
         buckets[bucket] = buckets.get(bucket, 0) + count
     return [len(values_us), sum(values_us), min(values_us), max(values_us), buckets]
@@ -147,7 +281,7 @@ def _merge_summaries(one: list[Any], two: list[Any]) -> list[Any]:
 def merge_items(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
     """Add two items of the same variant; the first one's second is kept."""
     merged = dict(one)
-    for name in ("invocations", "errors_4xx", "errors_5xx", "model_errors", "per_instance"):
+    for name in _SUMMED:
         merged[name] = one[name] + two[name]
     for name in ("model_latency_us", "overhead_latency_us"):
         merged[name] = _merge_summaries(one[name], two[name])
@@ -159,20 +293,37 @@ class Ledger:
 
     One batch at a time is under way: what was sent may have been recorded though its acknowledgement
     was lost, so it is sent again unchanged, under its own sequence; only unsent counts are merged.
+
+    Args:
+        journal: Where counts outlive this process; None: nowhere.
+        wall_s: The scaled clock's Unix time.
+
+    Attributes:
+        journal: None, too, once it can't hold what there is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, journal: Journal | None = None, wall_s: Callable[[], float] = time.monotonic) -> None:
+        self.journal = journal
+        self._wall_s = wall_s
         self._tallies: dict[Key, Tally] = {}
         self._at_work: list[Tally] = []
-        self._closed: dict[tuple[str, str, str, int], dict[str, Any]] = {}
+        self._closed: dict[tuple[Key, int], dict[str, Any]] = {}
         self._refused: dict[str, int] = {}
         self._outcomes: dict[tuple[str, str, str], dict[str, int]] = {}
+        self._expected: dict[tuple[str, str], int] = {}
         self._sequence = 0
         self._under_way: dict[str, Any] | None = None
+        if journal is not None:
+            self._save(int(wall_s()))
 
-    def tally(self, endpoint: str, variant: str, config: str) -> Tally:
-        """Return the tally of a routed variant."""
-        key = (endpoint, variant, config)
+    def tally(
+        self, endpoint: str, variant: str, config: str, fleet: str = "", stage: int = 0, source: str = ""
+    ) -> Tally:
+        """Return the tally of a routed variant; see :class:`Key`."""
+        return self.tally_of(Key(endpoint, variant, config, fleet, stage, source))
+
+    def tally_of(self, key: Key) -> Tally:
+        """Return the tally of a key."""
         tally = self._tallies.get(key)
         if tally is None:
             tally = self._tallies[key] = Tally(self, key)
@@ -181,7 +332,8 @@ class Ledger:
     def keep_only(self, keys: set[Key]) -> None:
         """Forget tallies of variants that are routed no more; late requests still count in theirs."""
         for key in self._tallies.keys() - keys:
-            del self._tallies[key]
+            if self._tallies[key].open <= 0:
+                del self._tallies[key]
 
     def enlist(self, tally: Tally) -> None:
         """Note that a tally has counts."""
@@ -194,6 +346,7 @@ class Ledger:
         Args:
             code: One of our error codes; never a caller's text.
         """
+        self.log(("refused", code), 1)
         self._refused[code] = self._refused.get(code, 0) + 1
 
     def note(self, kind: str, endpoint: str, variant: str, outcome: str, count: int = 1) -> None:
@@ -203,18 +356,26 @@ class Ledger:
             kind: ``shadow`` or ``capture``.
             outcome: One of that kind's few fixed words.
         """
+        self.log(("noted", kind, endpoint, variant, outcome), count)
+        if kind == CAPTURE and outcome in SHED:
+            self._expected[endpoint, variant] = self._expected.get((endpoint, variant), 0) - count
         key = (kind, endpoint, variant)
         counts = self._outcomes.get(key)
         if counts is None:
             counts = self._outcomes[key] = {}
         counts[outcome] = counts.get(outcome, 0) + count
 
+    def expect(self, endpoint: str, variant: str, count: int = 1) -> None:
+        """Note that an answer leaves whose record is to be captured, or noted as shed."""
+        self.log(("expected", endpoint, variant), count)
+        self._expected[endpoint, variant] = self._expected.get((endpoint, variant), 0) + count
+
     def close_second(self, at_s: int) -> None:
         """Move what was counted since the last call into the second ``at_s``."""
         at_work, self._at_work = self._at_work, []
         for tally in at_work:
             item = tally.take(at_s)
-            key = (*tally.key, at_s)
+            key = (tally.key, at_s)
             before = self._closed.get(key)
             self._closed[key] = item if before is None else merge_items(before, item)
         for step_s in _COARSER_S:
@@ -224,10 +385,10 @@ class Ledger:
 
     def _coarsen(self, step_s: int) -> None:
         """Merge unsent seconds into steps of ``step_s``."""
-        coarse: dict[tuple[str, str, str, int], dict[str, Any]] = {}
-        for (endpoint, variant, config, at_s), item in self._closed.items():
+        coarse: dict[tuple[Key, int], dict[str, Any]] = {}
+        for (whose, at_s), item in self._closed.items():
             start_s = math.floor(at_s / step_s) * step_s
-            key = (endpoint, variant, config, start_s)
+            key = (whose, start_s)
             before = coarse.get(key)
             coarse[key] = dict(item, at_s=start_s) if before is None else merge_items(before, item)
         self._closed = coarse
@@ -238,7 +399,11 @@ class Ledger:
         Returns:
             ``{"seq": n, "data": [...]}``; the same one until :meth:`acknowledge`.
         """
-        if self._under_way is None and (self._closed or self._refused or self._outcomes):
+        if self._under_way is not None or self.is_empty:
+            return self._under_way
+        if self.journal is not None:
+            self.close_second(at_s)  # a batch, and what the journal begins anew with, are cut at one point
+        if self._closed or self._refused or self._outcomes:
             data: list[dict[str, Any]] = list(self._closed.values())
             if self._refused:
                 data.append({"endpoint": "", "variant": "", "at_s": at_s, "refused": self._refused})
@@ -247,6 +412,8 @@ class Ledger:
             self._sequence += 1
             self._under_way = {"seq": self._sequence, "data": data}
             self._closed, self._refused, self._outcomes = {}, {}, {}
+            if self.journal is not None:
+                self._save(at_s)  # before it can be sent
         return self._under_way
 
     def acknowledge(self, sequence: int) -> None:
@@ -258,3 +425,120 @@ class Ledger:
     def is_empty(self) -> bool:
         """Whether nothing is left to send."""
         return not (self._at_work or self._closed or self._refused or self._outcomes or self._under_way)
+
+    def tick(self, at_s: int) -> None:
+        """Have the journal know the second."""
+        if self.journal is not None:
+            self.journal.at_s = at_s
+
+    # --- the journal ---------------------------------------------------------------------------------
+
+    def log(self, name: Name, value: int, second: int = 0) -> None:
+        """Write down what is about to be counted."""
+        if self.journal is not None:
+            slot = self.slot(name)
+            if self.journal is not None:
+                self.journal.write(slot, value, second)
+
+    def slot(self, name: Name) -> int:
+        """Return a name's slot in the journal, which has room for a cell after this."""
+        journal = self.journal
+        assert journal is not None
+        if journal.at > journal.limit:
+            self._save(int(self._wall_s()))
+        return journal.slots.get(name) or journal.define(name)
+
+    def _save(self, at_s: int) -> None:
+        """Have the journal begin anew from everything there is."""
+        assert self.journal is not None
+        self.tick(at_s)
+        self.close_second(at_s)
+        for step_s in (0, *_COARSER_S):
+            if step_s:
+                self._coarsen(step_s)
+            if self.journal.replace(self._snapshot()):
+                return
+        log.error("the journal of counts is full: what is not sent when this router is killed is lost")
+        self.journal = None
+
+    def _snapshot(self) -> dict[str, Any]:
+        return {
+            "sequence": self._sequence,
+            "under_way": self._under_way,
+            "closed": list(self._closed.values()),
+            "refused": self._refused,
+            "outcomes": [[*key, counts] for key, counts in self._outcomes.items()],
+            "expected": [[*key, count] for key, count in self._expected.items()],
+            "open": [[*one.key, one.share, one.open] for one in self._tallies.values() if one.open > 0],
+        }
+
+    def _restore(self, snapshot: dict[str, Any]) -> None:
+        self._sequence, self._under_way = snapshot["sequence"], snapshot["under_way"]
+        for item in snapshot["closed"]:
+            self._closed[Key(**{name: item[name] for name in Key._fields}), item["at_s"]] = item
+        self._refused = snapshot["refused"]
+        self._outcomes = {(kind, *place): counts for kind, *place, counts in snapshot["outcomes"]}
+        self._expected = {(endpoint, variant): count for endpoint, variant, count in snapshot["expected"]}
+        for *key, share, count in snapshot["open"]:
+            tally = self.tally(*key)
+            for _ in range(count):
+                tally.begin(share)
+
+    def _count_again(self, name: Name, value: int, second: int) -> None:
+        """Count what a journal has."""
+        kind, *rest = name
+        if kind == "answered":
+            *key, share = rest
+            self.tally(*key).answered(share, value, second)
+        elif kind == "failed":
+            *key, share, status, by_model, waited, knows_overhead, handed = rest
+            self.tally(*key).failed(
+                share,
+                status,
+                by_model=by_model,
+                model_us=value if waited else None,
+                overhead_us=second if knows_overhead else None,
+                handed=handed,
+            )
+        elif kind == "begin":
+            *key, share = rest
+            self.tally(*key).begin(share)
+        elif kind == "noted":
+            word, endpoint, variant, outcome = rest
+            self.note(word, endpoint, variant, outcome, value)
+        elif kind == "expected":
+            endpoint, variant = rest
+            self.expect(endpoint, variant, value)
+        elif kind == "refused":
+            self.refuse(*rest)
+
+    def _fail_open(self) -> None:
+        """Count requests without a result as failed: their router is gone, and so are their callers."""
+        for tally in self._tallies.values():
+            for _ in range(tally.open if tally.tracked else 0):
+                tally.failed(tally.share, 503, by_model=False, model_us=None, overhead_us=None)
+
+
+def read_back(found: Read) -> tuple[list[dict[str, Any]], dict[tuple[str, str], int]]:
+    """Say what a killed router has counted and not handed over, as far as it knew.
+
+    Args:
+        found: Its journal.
+
+    Returns:
+        Batches as :meth:`Ledger.next_batch` makes them, to be recorded under the router's own boot: those
+        recorded already are known by their sequence.  And how many records were to come out of its spool, by
+        (endpoint, variant).
+    """
+    ledger = Ledger()
+    ledger._restore(found.snapshot)
+    for name, value, second in found.entries:
+        ledger._count_again(name, value, second)
+    ledger._fail_open()
+    at_s = found.at_s
+    ledger.close_second(at_s)
+    batches = []
+    while (batch := ledger.next_batch(at_s)) is not None:
+        batches.append(batch)
+        ledger.acknowledge(batch["seq"])
+    return batches, {place: count for place, count in ledger._expected.items() if count}

@@ -98,6 +98,18 @@ def success_template(variant: str, head: bytes, request_ids: bytes, *, closes: b
     )
 
 
+def error_template(error: ApiError, request_ids: bytes) -> bytes:
+    """Prepare an error that many requests get, on connections that stay.
+
+    Args:
+        request_ids: What every request id of this process starts with.
+    Returns:
+        A ``bytes %`` template for the request number.
+    """
+    mark = b"\0"
+    return render_error(error, mark, closes=False).replace(b"%", b"%%").replace(mark, request_ids + b"%012x")
+
+
 def render_error(error: ApiError, request_id: bytes, *, closes: bool) -> bytes:
     """Render an error as rest-json does."""
     members: dict[str, Any] = {"Message": error.message[:_MAX_MESSAGE], **error.members}

@@ -17,8 +17,12 @@ class Caller(Protocol):
     keep_alive: bool
     minor: int
 
-    def finish(self, data: bytes) -> None:
-        """Write the whole answer (or its end) and go on to the next request."""
+    def finish(self, data: bytes, body: bytes = b"") -> None:
+        """Write the whole answer (or its end) and go on to the next request.
+
+        Args:
+            body: Follows ``data``; apart, where a copy of it costs more than a second buffer.
+        """
         ...
 
     def send(self, data: bytes) -> None:

@@ -90,7 +90,9 @@ class Tap:
         return f"{self._ids}{self._number:012x}"
 
     def take(self, event: Event, call: Call, head: bytes, body: bytes) -> None:
-        """Note an answer to be recorded once all answers of this turn of the loop have left."""
+        """Count an answer; its record is made once all answers of this turn of the loop have left."""
+        if not event.count(call):
+            return
         if not self._taken:
             self._loop.call_soon(self._keep_taken)
         self._taken.append((event, call, head, body))
@@ -153,6 +155,11 @@ class Event:
         self.holds = capture.route.durable and bool(event_id)
 
     @property
+    def event_id(self) -> str | None:
+        """What the record will be found by; None when there will be none."""
+        return self._event_id or None
+
+    @property
     def keeps_output(self) -> bool:
         """Whether the answer's body will be in the record."""
         return bool(self._event_id) and self._capture.route.outputs
@@ -163,8 +170,21 @@ class Event:
             return self
         return Event(self._capture, self._event_id, self._at_s)
 
+    def count(self, call: Call) -> bool:
+        """Count an answered call, before its answer leaves: as not drawn, or as one whose record is to come.
+
+        Returns:
+            False when it was not drawn: there will be no record.
+        """
+        capture = self._capture
+        if not self._event_id:
+            capture.tap.ledger.note(KIND, capture.endpoint, call.variant.name, "sampling")
+            return False
+        capture.tap.ledger.expect(capture.endpoint, call.variant.name)
+        return True
+
     def keep(self, call: Call, head: bytes, body: bytes, acknowledge: Acknowledge | None = None) -> bool:
-        """Make the record of an answered call.
+        """Make the record of an answered call that was counted.
 
         Args:
             head: Of the worker's answer.
@@ -173,15 +193,12 @@ class Event:
             False when the record is shed; ``acknowledge`` is not called then.
         """
         capture = self._capture
-        tap, route, variant = capture.tap, capture.route, call.variant.name
-        if not self._event_id:
-            tap.ledger.note(KIND, capture.endpoint, variant, "sampling")
-            return True
+        tap, route = capture.tap, capture.route
         input_type, inference_id, attributes = call.invocation.told
         record = CaptureRecord(
             destination=route.destination,
             endpoint=capture.endpoint,
-            variant=variant,
+            variant=call.variant.name,
             event_id=self._event_id,
             inference_id=inference_id,
             custom_attributes=attributes,
@@ -216,7 +233,9 @@ class Event:
             self._pieces.append(data)
 
     def keep_joined(self, call: Call, acknowledge: Acknowledge | None = None) -> bool:
-        """Make the record of a streamed answer that has ended; see :meth:`keep`."""
+        """Count a streamed answer that has ended and make its record; see :meth:`keep`."""
+        if not self.count(call):
+            return True
         capture, body = self._capture, b"".join(self._pieces or ())
         self.drop()
         if self._overflows:

@@ -14,13 +14,17 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, cast
 
 from understudy.core.errors import ApiError, ServiceUnavailable, ValidationError
-from understudy.core.signing import SignatureFailure
+from understudy.core.signatures import SignatureFailure
 from understudy.dataplane import answers
+from understudy.dataplane.familiar import Familiar, cut
 from understudy.dataplane.forward import Exchange
 from understudy.dataplane.guard import CHUNKED, ChunkedBody, Head, Refused, check_partial, parse_head
 from understudy.dataplane.invocation import MAX_BODY_BYTES, Invocation, read_invocation
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from understudy.core.resigned import Recipe
     from understudy.dataplane.calls import Call
     from understudy.dataplane.router import Router
 
@@ -77,9 +81,11 @@ class ClientConnection(asyncio.Protocol):
         "_drained",
         "_eof",
         "_exchange",
+        "_familiar",
         "_head",
         "_heads",
         "_missing",
+        "_raw",
         "_reading_paused",
         "_received",
         "_reserved",
@@ -101,6 +107,7 @@ class ClientConnection(asyncio.Protocol):
     def __init__(self, router: Router) -> None:
         self._router = router
         self._heads = router.heads
+        self._familiar = router.familiar
         self._transport: asyncio.Transport | None = None
         self._state: State = _HEAD
         self._buffer = b""
@@ -108,6 +115,7 @@ class ClientConnection(asyncio.Protocol):
         self._head: Head | None = None
         self._body: list[bytes] = []
         self._missing = 0
+        self._raw = b""  # of a signed head that may be remembered once its signature holds
         self._chunked: ChunkedBody | None = None
         self._reserved = 0
         self._exchange: Exchange | None = None
@@ -140,18 +148,19 @@ class ClientConnection(asyncio.Protocol):
         if self._state == 0 and not self._buffer and not self._writing_paused:
             # The usual request of a keep-alive client: a head seen before and its body, in one piece.
             self.started_ns = time.monotonic_ns()
-            heads = self._heads
-            if heads:
-                end = data.find(_END) + 4
-                head = heads.get(data[:end])
-                if head is not None and len(data) == end + head.length:
-                    self.keep_alive = not self._router.stopping
-                    self.minor = 1
-                    self._state = _BUSY
-                    invocation = head.invocation
-                    assert invocation is not None
-                    self._router.invoke(self, invocation, data[end:], self.started_ns)
-                    return
+            end = data.find(_END) + 4
+            raw = data[:end]
+            head = self._heads.get(raw)
+            if head is None and self._familiar:
+                head = self._recognised(raw, data)
+            if head is not None and len(data) == end + head.length:
+                self.keep_alive = not self._router.stopping
+                self.minor = 1
+                self._state = _BUSY
+                invocation = head.invocation
+                assert invocation is not None
+                self._router.invoke(self, invocation, data[end:], self.started_ns)
+                return
             self._buffer = data
             self._ticks = 0
         elif self._state == _DRAIN:
@@ -163,6 +172,26 @@ class ClientConnection(asyncio.Protocol):
             self._buffer = self._buffer + data if self._buffer else data
         self._received += len(data)
         self._advance()
+
+    def _recognised(self, raw: bytes, data: bytes) -> Head | None:
+        """Find a head that is known but for what an SDK makes anew, and check its signature.
+
+        Returns:
+            None too when the signature does not hold: the long way says why.
+        """
+        parts = cut(raw)
+        known = self._familiar.get(parts[0]) if parts is not None else None
+        if parts is None or known is None:
+            return None
+        gate = self._router.gate
+        if gate.signed:
+            end = len(raw)
+            if len(data) != end + known.head.length:
+                return None  # not all there yet
+            _, invocation_id, signature = parts
+            if not gate.recognises(known, invocation_id, data[end:], signature):
+                return None
+        return known.head
 
     def _advance(self) -> None:
         """Use up what is in the buffer as far as possible."""
@@ -213,6 +242,7 @@ class ClientConnection(asyncio.Protocol):
         self._ticks = 0
         self._buffer = buffer[end:]
         self._head = head
+        self._raw = b""
         self.minor = head.minor
         self.keep_alive = head.keep_alive and not self._router.stopping
         self._missing = head.length
@@ -231,13 +261,13 @@ class ClientConnection(asyncio.Protocol):
             and head.minor == 1
             and head.keep_alive
             and end <= MAX_CACHED_HEAD_BYTES
-            and not self._router.gate.signed
             and invocation.fault is None
             and not head.expects_continue
         ):
-            if len(self._heads) >= MAX_CACHED_HEADS:
-                self._heads.clear()
-            self._heads[raw] = head
+            if self._router.gate.signed:
+                self._raw = raw
+            else:
+                self._remember(raw, head, None)
         if head.length > len(self._buffer) and not self._reserve(head.length):
             return True
         self._state = _BODY
@@ -293,6 +323,25 @@ class ClientConnection(asyncio.Protocol):
 
     # --- invocations -------------------------------------------------------------------------------
 
+    def _remember(self, raw: bytes, head: Head, make_recipe: Callable[[], Recipe | None] | None) -> None:
+        """Keep a head: the next one like it is not read again.
+
+        Args:
+            make_recipe: Of a signed head; it is worth its time once a second head like it comes.
+        """
+        parts = cut(raw)
+        if parts is not None:
+            familiar = self._familiar
+            recurs = parts[0] in familiar
+            if not recurs and len(familiar) >= MAX_CACHED_HEADS:
+                familiar.clear()
+            recipe = make_recipe() if make_recipe is not None and recurs else None
+            familiar[parts[0]] = Familiar(head, recipe, self._router.gate.era)
+        elif make_recipe is None:
+            if len(self._heads) >= MAX_CACHED_HEADS:
+                self._heads.clear()
+            self._heads[raw] = head
+
     def _check_and_invoke(self, head: Head, body: bytes) -> None:
         router = self._router
         if not router.gate.signed:
@@ -308,12 +357,15 @@ class ClientConnection(asyncio.Protocol):
             self._check_signature(head, body, done.result())
 
     def _check_signature(self, head: Head, body: bytes, body_sha256: str) -> None:
+        raw, self._raw = self._raw, b""
         try:
-            self._router.gate.check(head, body_sha256)
+            make_recipe = self._router.gate.check(head, body_sha256)
         except SignatureFailure as failure:
             code, status = failure.wire("json")
             self._router.refuse(self, ApiError(failure.message, code=code, status=status))
             return
+        if raw:
+            self._remember(raw, head, make_recipe)
         self._invoke(head, body)
 
     def _invoke(self, head: Head, body: bytes) -> None:
@@ -399,7 +451,7 @@ class ClientConnection(asyncio.Protocol):
         ):
             self.abort()  # a stream's reader that has fallen behind for good
 
-    def finish(self, data: bytes) -> None:
+    def finish(self, data: bytes, body: bytes = b"") -> None:
         """Write the (end of the) answer and go on to what came next."""
         self.call = None
         self.served += 1
@@ -407,7 +459,9 @@ class ClientConnection(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             return
-        if data:
+        if body:
+            transport.writelines((data, body))
+        elif data:
             transport.write(data)
         if not self.keep_alive:
             self._drain()

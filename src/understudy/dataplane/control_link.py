@@ -32,12 +32,14 @@ class ControlLink(asyncio.Protocol):
     """The channel to the controller.
 
     Args:
+        boot: Unique text of this run of the router.
         wall_s: The scaled clock's Unix time.
     """
 
     def __init__(
         self,
         number: int,
+        boot: str,
         path: Path,
         *,
         board: Switchboard,
@@ -51,7 +53,7 @@ class ControlLink(asyncio.Protocol):
         self._ledger = ledger
         self._loop = loop
         self._wall_s = wall_s
-        self._boot = os.urandom(8).hex()
+        self._boot = boot
         self._transport: asyncio.WriteTransport | None = None
         self._buffer = bytearray()
         self._acknowledged = -1

@@ -5,12 +5,15 @@ Owns :class:`Gate`.  Refuses to keep serving old keys: the file is read again wh
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 from understudy.core.names import Place
-from understudy.core.signing import SignedRequest, verify
+from understudy.core.resigned import Recipe, recipe_of
+from understudy.core.signing import MAX_SKEW_S, SignedRequest, verify
+from understudy.dataplane.familiar import Familiar
 from understudy.dataplane.guard import Head
 
 SERVICES = ("sagemaker",)
@@ -26,12 +29,14 @@ class Gate:
     Attributes:
         place: Account and region of this server.
         signed: Whether requests must be signed.
+        era: Another number whenever the credentials are read again: what was found under them is void then.
     """
 
     def __init__(self, path: Path, *, signed: bool, now_s: Callable[[], float]) -> None:
         self._path = path
         self._now_s = now_s
         self.signed = signed
+        self.era = 0
         self._stamp: tuple[int, int, int] | None = None
         self._keys: dict[str, str] = {}
         self.place = Place()
@@ -47,6 +52,7 @@ class Gate:
             raise BadCredentials(f"{self._path}: {error}") from error
         self._stamp = (facts.st_mtime_ns, facts.st_ino, facts.st_size)
         self._keys, self.place = keys, place
+        self.era += 1
 
     def refresh(self) -> bool:
         """Read the file again if it changed.
@@ -65,11 +71,30 @@ class Gate:
         self._load()
         return True
 
-    def check(self, head: Head, body_sha256: str) -> None:
+    def check(self, head: Head, body_sha256: str) -> Callable[[], Recipe | None]:
         """Check a request's signature.
 
+        Returns:
+            What makes the recipe for the next one like it.
         Raises:
             SignatureFailure: it does not hold.
         """
         request = SignedRequest(head.method.decode(), head.path, head.query, head.headers, body_sha256)
-        verify(request, self._keys, now_s=self._now_s(), region=self.place.region, services=SERVICES)
+        verified = verify(
+            request, self._keys, now_s=self._now_s(), region=self.place.region, services=SERVICES
+        )
+        return lambda: recipe_of(request, verified)
+
+    def recognises(self, known: Familiar, invocation_id: bytes, body: bytes, signature: bytes) -> bool:
+        """Check the signature of a request whose head is known but for the parts cut out.
+
+        Returns:
+            False when it does not hold, or another check has to say so: nothing is refused here.
+        """
+        recipe = known.recipe
+        return (
+            recipe is not None
+            and known.era == self.era
+            and abs(self._now_s() - recipe.at_s) <= MAX_SKEW_S
+            and recipe.holds(invocation_id, hashlib.sha256(body).hexdigest(), signature)
+        )

@@ -3,7 +3,8 @@
 Owns :class:`InstanceLink`.  Refuses meaning: what an answer is for a caller is :class:`Desk`'s business.
 Nothing ever waits to fill a batch: a request leaves at the end of the loop's turn it came in; only while
 the worker has ``FRAMES_AHEAD`` frames before it do further ones gather, for ``LONGEST_HOLD_S`` at most,
-and then leave in one frame.
+and then leave in one frame.  How many may wait follows from the worker's pace: not more than it answers in
+``LONGEST_WAIT_NS``.
 
 Source: the layout is ``understudy.worker.wire``.
 """
@@ -28,6 +29,9 @@ PING_EVERY_S = 1.5  # a silent worker is out of rotation after three at the late
 MISSED_PINGS = 2
 REPORT_EVERY_PINGS = 4  # of a silence that goes on, so that control can end it
 MAX_OUTSTANDING = 1024
+# Below this a queue is never too long, however slow the model: callers of slow models expect to wait.
+MIN_OUTSTANDING = 256
+LONGEST_WAIT_NS = 500_000_000
 MAX_OUTSTANDING_BYTES = 64 * 1024 * 1024
 WRITE_HIGH_BYTES = 8 * 1024 * 1024
 MAX_FRAME_BYTES = 512 * 1024 * 1024
@@ -83,10 +87,14 @@ class InstanceLink(asyncio.Protocol):
         "_credits",
         "_delay_s",
         "_flushing",
+        "_has_large",
         "_hold",
         "_last_heard_s",
+        "_limit",
         "_loop",
         "_next_id",
+        "_pace_ns",
+        "_paced_since_ns",
         "_paused",
         "_retry",
         "_splitter",
@@ -117,10 +125,14 @@ class InstanceLink(asyncio.Protocol):
         self.settled = False
         self.missed_pings = 0
         self._loop = loop
+        self._limit = MAX_OUTSTANDING
+        self._pace_ns = 0.0  # between two answers while there is something to answer
+        self._paced_since_ns = 0  # the last answer, when it left something to answer; else 0
         self._next_id = 0
         self._waiting: list[tuple[int, bytes, bytes]] = []
         self._credits = FRAMES_AHEAD
         self._flushing = False
+        self._has_large = False  # among those waiting
         self._paused = False
         self._hold: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
@@ -161,6 +173,7 @@ class InstanceLink(asyncio.Protocol):
         self._splitter = wire.FrameSplitter(MAX_FRAME_BYTES)
         self._credits = FRAMES_AHEAD
         self._delay_s = RECONNECT_FIRST_S
+        self._limit, self._pace_ns, self._paced_since_ns = MAX_OUTSTANDING, 0.0, 0
         self._paused = False
         self._last_heard_s = time.monotonic()
         self.missed_pings = 0
@@ -222,7 +235,7 @@ class InstanceLink(asyncio.Protocol):
     @property
     def is_full(self) -> bool:
         """Whether another request would have to wait too long: it is better told so now."""
-        return len(self.pending) >= MAX_OUTSTANDING or self.outstanding_bytes >= MAX_OUTSTANDING_BYTES
+        return len(self.pending) >= self._limit or self.outstanding_bytes >= MAX_OUTSTANDING_BYTES
 
     def submit(self, call: Call, head: bytes, body: bytes) -> None:
         """Put a call into the next frame."""
@@ -230,7 +243,10 @@ class InstanceLink(asyncio.Protocol):
         call.request_id = request_id
         call.link = self
         self.pending[request_id] = call
-        self.outstanding_bytes += len(body)
+        size = len(body)
+        self.outstanding_bytes += size
+        if size >= wire.LARGE_BYTES:
+            self._has_large = True
         self._waiting.append((request_id, head, body))
         if self._credits > 0:
             if not self._flushing:
@@ -255,7 +271,11 @@ class InstanceLink(asyncio.Protocol):
             self._waiting = waiting[wire.MAX_ITEMS_PER_FRAME :]
             del waiting[wire.MAX_ITEMS_PER_FRAME :]
             self._loop.call_soon(self._flush)
-        transport.write(wire.encode_requests(waiting))
+        if self._has_large:
+            self._has_large = bool(self._waiting)
+            transport.writelines(wire.request_buffers(waiting))
+        else:
+            transport.write(wire.encode_requests(waiting))
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -296,6 +316,7 @@ class InstanceLink(asyncio.Protocol):
             for kind, payload in self._splitter.feed(data):
                 if kind == wire.RESPONSES:
                     self._credits = FRAMES_AHEAD
+                    self._note_pace(int.from_bytes(payload[:2], "big"), received_ns)
                     self.desk.take_responses(self, payload, received_ns)
                 elif kind == wire.CHUNK:
                     self._credits = FRAMES_AHEAD
@@ -314,6 +335,16 @@ class InstanceLink(asyncio.Protocol):
             self._loop.call_soon(self._flush)
         if self.retired:
             self.end_if_retired()
+
+    def _note_pace(self, answers: int, now_ns: int) -> None:
+        """Learn how fast the worker gets through its queue, and from that how long the queue may be."""
+        if self._paced_since_ns and answers:
+            interval_ns = (now_ns - self._paced_since_ns) / answers
+            weight = min(0.5, answers / 64)
+            self._pace_ns += (interval_ns - self._pace_ns) * (weight if self._pace_ns else 1.0)
+            wanted = int(LONGEST_WAIT_NS / self._pace_ns) if self._pace_ns else MAX_OUTSTANDING
+            self._limit = min(MAX_OUTSTANDING, max(MIN_OUTSTANDING, wanted))
+        self._paced_since_ns = now_ns if len(self.pending) > answers else 0
 
     def ping(self) -> None:
         """Ask whether the worker's input loop is alive; take it out of rotation when it keeps silent."""

@@ -13,6 +13,7 @@ import functools
 import re
 from urllib.parse import unquote_to_bytes
 
+from understudy.core.assignment import unit_of
 from understudy.dataplane.guard import Head
 
 MAX_BODY_BYTES = 6_291_456  # BodyBlob
@@ -84,9 +85,20 @@ class Invocation:
         target_variant: TargetVariant, if sent.
         fault: AWS's text for the constraints that are broken, or None.
         heads: Wire head by name of the variant that is to answer; see :meth:`wire_head`.
+        is_identified: The caller gave an InferenceId.
     """
 
-    __slots__ = ("_fields", "_told", "endpoint", "fault", "heads", "streams", "target_variant")
+    __slots__ = (
+        "_fields",
+        "_told",
+        "_unit",
+        "endpoint",
+        "fault",
+        "heads",
+        "is_identified",
+        "streams",
+        "target_variant",
+    )
 
     def __init__(self, endpoint: str, fields: dict[bytes, bytes], streams: bool) -> None:
         self.endpoint = endpoint
@@ -96,7 +108,9 @@ class Invocation:
         self.fault = _broken(endpoint, fields, _STREAM if streams else _PLAIN)
         self.heads: dict[str, bytes] = {}  # one per variant of one endpoint: few
         self._fields = fields
+        self.is_identified = _PREFIX + b"inference-id" in fields
         self._told: tuple[str, str | None, str | None] | None = None
+        self._unit: tuple[str, str | None] = ("", None)
 
     @property
     def told(self) -> tuple[str, str | None, str | None]:
@@ -111,6 +125,20 @@ class Invocation:
                 None if attributes is None else attributes.decode("utf-8", "surrogateescape"),
             )
         return told
+
+    def unit(self, sticky: str) -> str | None:
+        """Return the request's unit, None without one.
+
+        Args:
+            sticky: What units are at its endpoint (``core.assignment``).
+        """
+        known, unit = self._unit
+        if known != sticky:
+            session = self._fields.get(_PREFIX + b"session-id")
+            session_id = None if session is None else session.decode("utf-8", "surrogateescape")
+            unit = unit_of(sticky, session_id, self.told[2])
+            self._unit = (sticky, unit)
+        return unit
 
     def wire_head(self, variant: str, *, mirrored: bool = False) -> bytes:
         """Return the request head for a worker: the fields of ``worker.wire``, NUL-joined, as bytes.

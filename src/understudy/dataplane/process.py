@@ -24,16 +24,19 @@ from pathlib import Path
 import setproctitle
 import uvloop
 
+from understudy.capture.assignments import FOLDER
 from understudy.capture.spool import SpoolWriter
-from understudy.dataplane.capturing import KIND
+from understudy.dataplane import assignment, capturing
+from understudy.dataplane.accounting import Ledger
 from understudy.dataplane.connection import ClientConnection
 from understudy.dataplane.control_link import ControlLink
 from understudy.dataplane.dice import splitmix64
 from understudy.dataplane.gate import BadCredentials, Gate
 from understudy.dataplane.instances import PING_EVERY_S
+from understudy.dataplane.journal import SUFFIX, Journal
 from understudy.dataplane.router import Router
 from understudy.dataplane.table import load_table
-from understudy.worker.process import watch_lifeline
+from understudy.worker.process import keep_freed_memory, watch_lifeline
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +47,11 @@ DRAIN_S = 30.0
 IDLE_GRACE_S = 0.5  # an idle client that sends just now still gets its answer, with Connection: close
 SHADOW_GRACE_S = 1.0
 SPOOL_GRACE_S = 2.0
+CAPTURE_QUEUED_BYTES = 64 << 20
+LOG_QUEUED_BYTES = 8 << 20
 METRICS_GRACE_S = 2.0
 FIRST_TABLE_S = 1.0
+KEPT_BYTES = 64 * 1024 * 1024  # of freed memory: ten of the largest bodies
 
 
 def main(argv: list[str], *, draw: Callable[[], float] | None = None) -> int:
@@ -63,6 +69,7 @@ def main(argv: list[str], *, draw: Callable[[], float] | None = None) -> int:
     setproctitle.setproctitle(f"understudy router {options.router}")
     os.chdir(options.run_dir)
     _raise_file_limit()
+    keep_freed_memory(KEPT_BYTES)
     try:
         return uvloop.run(_Process(options, draw or splitmix64(int.from_bytes(os.urandom(8), "big"))).run())
     except BadCredentials as error:
@@ -98,6 +105,7 @@ class _Process:
     def __init__(self, options: argparse.Namespace, draw: Callable[[], float]) -> None:
         self._options = options
         self._draw = draw
+        self._boot = os.urandom(8).hex()
         self._second = 0
         self._last_sweep_s = self._last_ping_s = self._last_close_s = time.monotonic()
 
@@ -121,6 +129,8 @@ class _Process:
             controller_path=Path("controller.sock"),
             wall_s=self._wall_s,
             open_spool=None if options.spool_dir is None else self._open_spool,
+            open_log=None if options.spool_dir is None else self._open_log,
+            ledger=Ledger(self._open_journal(), self._wall_s),
             on_table_change=lambda: self._control.routes_changed(),
             on_suspect=lambda instance_id, reason, silent_s: self._control.suspect(
                 instance_id, reason, silent_s
@@ -128,6 +138,7 @@ class _Process:
         )
         self._control = ControlLink(
             options.router,
+            self._boot,
             Path("control.sock"),
             board=self._router.board,
             ledger=self._router.ledger,
@@ -160,19 +171,39 @@ class _Process:
         await self._end(server)
         return 0
 
+    def _open_journal(self) -> Journal | None:
+        """Have counts outlive this process; the controller hands in what a killed router leaves."""
+        try:
+            return Journal(Path("counts") / f"{self._options.router}-{self._boot}{SUFFIX}")
+        except OSError as error:
+            log.error("counts of the last second are lost if this router is killed: no journal: %s", error)
+            return None
+
     def _open_spool(self) -> SpoolWriter:
         """Start keeping records: some endpoint captures."""
+        return self._spool(self._options.spool_dir, capturing.KIND, CAPTURE_QUEUED_BYTES)
+
+    def _open_log(self) -> SpoolWriter:
+        """Start keeping assignments: some request is logged."""
+        return self._spool(self._options.spool_dir / FOLDER, assignment.KIND, LOG_QUEUED_BYTES)
+
+    def _spool(self, directory: Path, kind: str, max_queued_bytes: int) -> SpoolWriter:
         options, loop, ledger = self._options, self._loop, self._router.ledger
         loop_thread = threading.get_ident()
 
         def shed(endpoint: str, variant: str, outcome: str, count: int) -> None:
             if threading.get_ident() == loop_thread:
-                ledger.note(KIND, endpoint, variant, outcome, count)
+                ledger.note(kind, endpoint, variant, outcome, count)
             else:
-                loop.call_soon_threadsafe(ledger.note, KIND, endpoint, variant, outcome, count)
+                loop.call_soon_threadsafe(ledger.note, kind, endpoint, variant, outcome, count)
 
         return SpoolWriter(
-            options.spool_dir, options.router, os.urandom(8).hex(), on_shed=shed, wall_s=self._wall_s
+            directory,
+            options.router,
+            self._boot,
+            on_shed=shed,
+            wall_s=self._wall_s,
+            max_queued_bytes=max_queued_bytes,
         )
 
     # --- housekeeping ------------------------------------------------------------------------------
@@ -183,6 +214,7 @@ class _Process:
         router = self._router
         router.end_overdue(time.monotonic_ns())
         second = int(self._wall_s())
+        router.ledger.tick(second)
         if second != self._second and now_s - self._last_close_s >= CLOSE_SECOND_S:
             router.ledger.close_second(self._second)
             self._second = second
@@ -242,4 +274,5 @@ class _Process:
         router.tee.abandon(links)
         await asyncio.sleep(0)
         await self._loop.run_in_executor(None, router.tap.close, SPOOL_GRACE_S)
+        await self._loop.run_in_executor(None, router.assignments.close, SPOOL_GRACE_S)
         await asyncio.sleep(0)  # what its thread has just told is counted

@@ -22,7 +22,9 @@ from understudy.core.errors import (
     ValidationError,
 )
 from understudy.dataplane import answers
-from understudy.dataplane.accounting import Ledger
+from understudy.dataplane.accounting import CLIENT_GONE, Ledger
+from understudy.dataplane.assignment import AssignmentLog
+from understudy.dataplane.assignment import Spool as LogSpool
 from understudy.dataplane.calls import Call, Caller
 from understudy.dataplane.capturing import Spool, Tap
 from understudy.dataplane.deaths import DEADLY, DeadlyBodies
@@ -36,12 +38,11 @@ from understudy.worker import wire
 
 if TYPE_CHECKING:
     from understudy.dataplane.connection import ClientConnection
+    from understudy.dataplane.familiar import Familiar
     from understudy.dataplane.gate import Gate
     from understudy.dataplane.guard import Head
 
 log = logging.getLogger(__name__)
-
-CLIENT_GONE = 499  # nginx's number for it: counts as the caller's, reaches nobody
 
 
 class Router:
@@ -49,6 +50,7 @@ class Router:
 
     Attributes:
         heads: Unsigned invoke heads already read, by their bytes: a keep-alive client repeats itself.
+        familiar: The same for SDKs' heads, signed ones too, by what :func:`familiar.cut` leaves of them.
         stopping: Answers carry ``Connection: close``.
         reserved_bytes: Announced bodies that are still coming in.
     """
@@ -64,17 +66,21 @@ class Router:
         on_suspect: Callable[[str, str, float], None],
         wall_s: Callable[[], float] = time.monotonic,
         open_spool: Callable[[], Spool] | None = None,
+        open_log: Callable[[], LogSpool] | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self.gate = gate
         self.loop = loop
         self.controller_path = controller_path
-        self.ledger = Ledger()
+        self.ledger = Ledger() if ledger is None else ledger
         own_draw = splitmix64(int.from_bytes(os.urandom(8), "big"))
         self.tap = Tap(self.ledger, loop, draw=own_draw, wall_s=wall_s, open_spool=open_spool)
         self.tee = Tee(self, self.ledger, self.tap, loop, draw=own_draw)
-        self.board = Switchboard(self, self.ledger, loop, on_table_change, self.tee)
+        self.assignments = AssignmentLog(self.ledger, wall_s=wall_s, open_spool=open_log)
+        self.board = Switchboard(self, self.ledger, loop, on_table_change, self.tee, self.assignments)
         self._holding = Holding(loop, self._release)
         self.heads: dict[bytes, Head] = {}
+        self.familiar: dict[bytes, Familiar] = {}
         self.connections: set[ClientConnection] = set()
         self.stopping = False
         self.reserved_bytes = 0
@@ -106,24 +112,31 @@ class Router:
             return
         target = invocation.target_variant
         if target is not None:
-            variant = endpoint.variants.get(target)
-        else:
+            green = endpoint.green
+            variant = (
+                endpoint.targets.get(target) if green is None else endpoint.targeted(target, self._draw())
+            )
+        elif endpoint.sticky is None:
             variant = endpoint.only or endpoint.choose(self._draw())
+        else:
+            variant = endpoint.sticky.choose(invocation) or endpoint.choose(self._draw())
         if variant is None:
             self._no_variant(caller, invocation)
             return
+        chosen, kept, exposure = variant, endpoint.log, None
+        if kept is not None and (kept.takes_all or invocation.is_identified):
+            exposure = kept.expose(chosen, invocation)
+            variant = exposure.variant
         if invocation.fault is not None:
-            self._refuse_counted(caller, variant, ValidationError(invocation.fault))
+            self._refuse_counted(caller, variant, ValidationError(invocation.fault), handed=False)
             return
-        link = variant.choose_link()
+        link = chosen.choose_link()
         if link is None:
-            self._refuse_counted(caller, variant, _no_instance(endpoint.name, variant.name))
+            self._refuse_counted(caller, variant, _no_instance(endpoint.name, variant.name), handed=False)
             return
         if link.is_full:
-            message = (
-                f"Variant {variant.name} of endpoint {endpoint.name} has too many requests in its queues."
-            )
-            self._refuse_counted(caller, variant, ServiceUnavailable(message))
+            self._refuse_as_full(caller, endpoint.name, variant)
+            chosen.refusal = variant.refusal
             return
         handed_ns = time.monotonic_ns()
         call = Call(caller, invocation, variant, body, started_ns, handed_ns)
@@ -137,6 +150,8 @@ class Router:
         branch = endpoint.branch
         if branch is not None:
             branch.take(call)
+            if exposure is not None and call.event is not None:
+                exposure.event_id = call.event.event_id
 
     def _unrouted(self, caller: ClientConnection, invocation: Invocation) -> None:
         error: ApiError
@@ -165,9 +180,29 @@ class Router:
         self.ledger.refuse(error.code)
         caller.finish(answers.render_error(error, self.request_id(), closes=not caller.keep_alive))
 
-    def _refuse_counted(self, caller: Caller, variant: Variant, error: ApiError) -> None:
-        variant.tally.failed(variant.share, error.status, by_model=False, model_us=None, overhead_us=None)
+    def _refuse_counted(
+        self, caller: Caller, variant: Variant, error: ApiError, *, handed: bool = True
+    ) -> None:
+        variant.tally.failed(
+            variant.share, error.status, by_model=False, model_us=None, overhead_us=None, handed=handed
+        )
         caller.finish(answers.render_error(error, self.request_id(), closes=not caller.keep_alive))
+
+    def _refuse_as_full(self, caller: ClientConnection, endpoint: str, variant: Variant) -> None:
+        """Refuse at the least cost: in an overload most requests come this way."""
+        template = variant.refusal
+        if not template or not caller.keep_alive:
+            text = f"Variant {variant.name} of endpoint {endpoint} has too many requests in its queues."
+            error = ServiceUnavailable(text)
+            if not caller.keep_alive:
+                self._refuse_counted(caller, variant, error, handed=False)
+                return
+            template = variant.refusal = answers.error_template(error, self._ids)
+        variant.tally.failed(
+            variant.share, 503, by_model=False, model_us=None, overhead_us=None, handed=False
+        )
+        self._number = number = self._number + 1
+        caller.finish(template % number)
 
     def caller_gone(self, call: Call) -> None:
         """Tell the worker that nobody waits for this answer any more."""
@@ -206,14 +241,17 @@ class Router:
                 if event is not None and event.holds:
                     self._hold(call, head, body, template % (number, len(body), body), received_ns)
                     continue
-                caller.finish(template % (number, len(body), body))
+                large = len(body) >= wire.LARGE_BYTES
+                answer = template % (number, len(body), b"" if large else body)
+                # Counted before it leaves: a caller of a killed router has no answer that is not counted.
                 model_us = (received_ns - call.handed_ns) // 1000
                 total_us = (time.monotonic_ns() - call.started_ns) // 1000
                 variant.tally.answered(variant.share, model_us, total_us - model_us)
-                if self._deaths:
-                    self._deaths.clear(call.invocation.endpoint, call.body)
                 if event is not None:
                     self.tap.take(event, call, head, body)
+                caller.finish(answer, body if large else b"")
+                if self._deaths:
+                    self._deaths.clear(call.invocation.endpoint, call.body)
             else:
                 self._answer(call, status, head, body, received_ns)
 
@@ -263,15 +301,16 @@ class Router:
         if event is not None and event.holds:
             self._hold(call, head, body, last, received_ns)
             return
-        caller.finish(last)
         self._count_answered(call, received_ns)
         if event is not None:
             self.tap.take(event, call, head, body)
+        caller.finish(last)
 
     def _hold(self, call: Call, head: bytes, body: bytes, answer: bytes, received_ns: int) -> None:
         """Keep the record first: capture is durable."""
         event = call.event
         assert event is not None
+        event.count(call)
         self._holding.hold(call, answer, received_ns, lambda told: event.keep(call, head, body, told))
 
     def _release(self, call: Call, answer: bytes, received_ns: int, kept: bool) -> None:
@@ -280,12 +319,12 @@ class Router:
         if caller is None:
             return  # gone, and counted so
         if kept:
-            caller.finish(answer)
             self._count_answered(call, received_ns)
+            caller.finish(answer)
         elif call.streaming:
             broken = answers.exception_message("StreamBroken", _NOT_KEPT)
-            caller.finish(_framed(caller, broken, last=True))
             variant.tally.failed(variant.share, 503, by_model=False, model_us=None, overhead_us=None)
+            caller.finish(_framed(caller, broken, last=True))
         else:
             self._refuse_counted(caller, variant, ServiceUnavailable(_NOT_KEPT))
 
@@ -350,10 +389,10 @@ class Router:
             if event is not None and event.holds:
                 self._holding.hold(call, last, received_ns, functools.partial(event.keep_joined, call))
                 return
-            caller.finish(last)
             self._count_answered(call, received_ns)
             if event is not None:
                 event.keep_joined(call)
+            caller.finish(last)
         elif data:
             caller.send(_framed(caller, data, last=False))
 
@@ -377,7 +416,14 @@ class Router:
         overhead_us = None
         if model_us is not None:
             overhead_us = max(0, (time.monotonic_ns() - call.started_ns) // 1000 - model_us)
-        variant.tally.failed(variant.share, status, by_model=True, model_us=model_us, overhead_us=overhead_us)
+        variant.tally.failed(
+            variant.share,
+            status,
+            by_model=True,
+            model_us=model_us,
+            overhead_us=overhead_us,
+            handed=call.handed_ns != 0,
+        )
         if call.event is not None:
             call.event.drop()
 
@@ -405,22 +451,36 @@ class Router:
             self._fail_by_model(call, 0, "The model's process ended within the stream.", now_ns)
         elif deaths >= DEADLY:
             self._fail_by_model(call, 0, _DEADLY, now_ns, container)
-        elif not self._try_elsewhere(call, link):
+        elif self._try_elsewhere(call, link):
+            pass
+        elif call.variant.wanted > 1:
+            # The others are missing only for the moment, and who tries again finds one: 503 says so.
+            assert call.caller is not None
+            refusal = _no_instance(call.invocation.endpoint, call.variant.name)
+            self._refuse_counted(call.caller, call.variant, refusal)
+            if call.event is not None:
+                call.event.drop()
+        else:
             self._fail_by_model(call, 0, message, now_ns, container)
 
     def _try_elsewhere(self, call: Call, failed: InstanceLink) -> bool:
         """Hand a call to another instance, once; False when there is none."""
-        variant = call.variant
         endpoint = self.board.endpoints.get(call.invocation.endpoint)
-        current = None if endpoint is None else endpoint.variants.get(variant.name)
-        link = None if call.retried else (current or variant).choose_link(failed)
-        if link is None or link.is_full:
+        if call.retried:
             return False
-        call.retried = True
-        call.handed_ns = time.monotonic_ns()
-        call.due_ns = call.handed_ns + variant.timeout_ns
-        link.submit(call, call.invocation.wire_head(variant.name), call.body)
-        return True
+        for variant in (*(() if endpoint is None else endpoint.again(call.variant)), call.variant):
+            link = variant.choose_link(failed)
+            if link is None or link.is_full:
+                continue
+            call.retried = True
+            # In an update it may be the other fleet's: it is counted as it was assigned, or a fleet that
+            # loses its requests would look as good as the one that answers them.
+            call.variant = variant.counted_by(call.variant.tally)
+            call.handed_ns = time.monotonic_ns()
+            call.due_ns = call.handed_ns + variant.timeout_ns
+            link.submit(call, call.invocation.wire_head(variant.name), call.body)
+            return True
+        return False
 
     def link_settled(self, link: InstanceLink) -> None:
         """See :class:`Desk`."""

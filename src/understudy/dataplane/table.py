@@ -12,17 +12,20 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from understudy.core.routing import EndpointRoute, RoutingTable, ShadowRoute, VariantRoute
-from understudy.dataplane.accounting import Ledger
+from understudy.core.stages import Source
+from understudy.dataplane.accounting import Counter, Key, Ledger
+from understudy.dataplane.assignment import Sticky
 from understudy.dataplane.instances import Desk, InstanceLink
 
 if TYPE_CHECKING:
+    from understudy.dataplane.assignment import AssignmentLog, EndpointLog
     from understudy.dataplane.tee import Branch, Tee
 
 MAX_TEMPLATES = 256
@@ -31,9 +34,15 @@ MAX_TEMPLATES = 256
 class Variant:
     """One variant as the request path needs it.
 
+    Args:
+        stage: Of the table.
+        source: Who chose it (``core.stages.Source``); empty for shadows.
+
     Attributes:
         share: 1 / instances, for InvocationsPerInstance; 0.0 without instances.
         templates: Success templates by a worker's answer head.
+        refusal: Template of the answer to a request that finds the queues full; made with the first.
+        wanted: How many instances there should be.
     """
 
     __slots__ = (
@@ -43,14 +52,23 @@ class Variant:
         "links",
         "name",
         "only_link",
+        "refusal",
         "share",
         "tally",
         "templates",
         "timeout_ns",
+        "wanted",
     )
 
     def __init__(
-        self, route: VariantRoute | ShadowRoute, endpoint: str, links: list[InstanceLink], ledger: Ledger
+        self,
+        route: VariantRoute | ShadowRoute,
+        endpoint: str,
+        links: list[InstanceLink],
+        ledger: Ledger,
+        *,
+        stage: int = 0,
+        source: str = "",
     ) -> None:
         self.name = route.name
         self.config_name = route.config_name
@@ -58,10 +76,23 @@ class Variant:
         self.links = links
         self.only_link = links[0] if len(links) == 1 else None
         self.share = 1.0 / len(links) if links else 0.0
+        self.wanted = route.wanted if isinstance(route, VariantRoute) else 1
         self.timeout_ns = int(route.timeout_s * 1e9)
-        self.tally = ledger.tally(endpoint, route.name, route.config_name)
+        fleet = route.fleet_id if isinstance(route, VariantRoute) else ""
+        self.tally: Counter = ledger.tally(
+            endpoint, route.name, route.config_name, fleet=fleet, stage=stage, source=source
+        )
         self.templates: dict[bytes, bytes] = {}
+        self.refusal = b""
         self._turn = 0
+
+    def counted_by(self, counter: Counter) -> Variant:
+        """Return the same variant, whose requests are counted elsewhere."""
+        other = Variant.__new__(Variant)
+        for name in Variant.__slots__:
+            setattr(other, name, getattr(self, name))
+        other.tally = counter
+        return other
 
     def choose_link(self, avoid: InstanceLink | None = None) -> InstanceLink | None:
         """Pick the instance with the fewest requests outstanding, ready ones before all others.
@@ -93,26 +124,76 @@ class Endpoint:
     """One endpoint as the request path needs it.
 
     Attributes:
-        only: The variant that answers everything untargeted, when just one has weight.
+        targets: Variants by name, counted as named by the caller.
+        only: The variant that answers everything drawn, when just one has weight and one fleet serves.
         branch: Shadows and capture; None without.
+        green: The second fleet while two serve: an endpoint of its own that answers a share.
+        sticky: Chooses by the request's unit; None: every request is drawn.
+        log: Keeps who was assigned what; None where no request is logged.
     """
 
-    __slots__ = ("_positive", "_total", "branch", "name", "only", "variants")
+    __slots__ = (
+        "_positive",
+        "_share",
+        "_total",
+        "branch",
+        "green",
+        "log",
+        "name",
+        "only",
+        "sticky",
+        "targets",
+        "variants",
+    )
 
-    def __init__(self, route: EndpointRoute, variants: list[Variant], branch: Branch | None = None) -> None:
-        self.name = route.name
+    def __init__(
+        self,
+        name: str,
+        variants: list[tuple[float, Variant]],
+        branch: Branch | None = None,
+        *,
+        green: Endpoint | None = None,
+        green_share: float = 0.0,
+        sticky: Sticky | None = None,
+        log: EndpointLog | None = None,
+    ) -> None:
+        """Prepare the choice.
+
+        Args:
+            variants: With their weights.
+            green_share: See :class:`core.routing.GreenRoute`.
+        """
+        self.name = name
         self.branch = branch
-        self.variants = {variant.name: variant for variant in variants}
-        self._positive = [
-            (one.weight, variant)
-            for one, variant in zip(route.variants, variants, strict=True)
-            if one.weight > 0.0
-        ]
-        self._total = sum(one.weight for one in route.variants)
-        self.only = self._positive[0][1] if len(self._positive) == 1 else None
+        self.green = green
+        self.sticky = sticky
+        self.log = log
+        self.variants = {variant.name: variant for _, variant in variants}
+        self.targets = {
+            variant.name: variant.counted_by(variant.tally.of_source(Source.TARGET))
+            for _, variant in variants
+        }
+        self._share = green_share
+        self._positive = [one for one in variants if one[0] > 0.0]
+        self._total = sum(weight for weight, _ in variants)
+        self.only = self._positive[0][1] if len(self._positive) == 1 and green is None else None
+
+    def keys(self) -> Iterator[Key]:
+        """Name everything that its requests may be counted in."""
+        for variant in (*self.variants.values(), *self.targets.values()):
+            yield variant.tally.key
+        if self.sticky is not None:
+            for variant in self.sticky.variants:
+                yield variant.tally.key
+        if self.green is not None:
+            yield from self.green.keys()
 
     def choose(self, draw: float) -> Variant | None:
-        """Pick by weight, as ``core.routing.choose_variant`` does; None when no weight is positive."""
+        """Pick as ``core.routing.choose_variant`` does; None when no weight is positive."""
+        if self.green is not None:
+            if draw < self._share:
+                return self.green.choose(draw / self._share)
+            draw = (draw - self._share) / (1.0 - self._share)
         point = draw * self._total
         chosen = None
         for weight, variant in self._positive:
@@ -121,6 +202,18 @@ class Endpoint:
                 break
             point -= weight
         return chosen
+
+    def targeted(self, name: str, draw: float) -> Variant | None:
+        """Find a TargetVariant in the fleet that the draw picks; None when it has none of that name."""
+        if self.green is not None and draw < self._share:
+            return self.green.targets.get(name)
+        return self.targets.get(name)
+
+    def again(self, variant: Variant) -> Iterator[Variant]:
+        """Yield who else may answer a request that ``variant`` had: its own configuration first."""
+        fleets = (self,) if self.green is None else (self, self.green)
+        found = [fleet.variants[variant.name] for fleet in fleets if variant.name in fleet.variants]
+        yield from sorted(found, key=lambda one: one.config_name != variant.config_name)
 
 
 class Switchboard:
@@ -138,9 +231,11 @@ class Switchboard:
         loop: asyncio.AbstractEventLoop,
         on_change: Callable[[], None],
         tee: Tee | None = None,
+        log: AssignmentLog | None = None,
     ) -> None:
         self._desk = desk
         self._tee = tee
+        self._log = log
         self._ledger = ledger
         self._loop = loop
         self._on_change = on_change
@@ -156,18 +251,33 @@ class Switchboard:
             return
         links: dict[str, InstanceLink] = {}
         endpoints: dict[str, Endpoint] = {}
-        keys = set()
+        keys: set[Key] = set()
         for route in table.endpoints.values():
-            variants = []
-            for variant in route.variants:
-                mine = [self._link(links, one.instance_id, one.address) for one in variant.instances]
-                keys.add((route.name, variant.name, variant.config_name))
-                variants.append(Variant(variant, route.name, mine, self._ledger))
+            fleets: list[list[tuple[float, Variant]]] = []
+            for routes in (route.variants, () if route.green is None else route.green.variants):
+                fleet = []
+                for one in routes:
+                    mine = [self._link(links, each.instance_id, each.address) for each in one.instances]
+                    variant = Variant(
+                        one, route.name, mine, self._ledger, stage=route.stage, source=Source.WEIGHT
+                    )
+                    fleet.append((one.weight, variant))
+                fleets.append(fleet)
             branch = None
             if self._tee is not None:
                 branch = self._tee.branch(route, functools.partial(self._shadow_links, links))
-                keys.update((route.name, one.name, one.config_name) for one in route.shadows)
-            endpoints[route.name] = Endpoint(route, variants, branch)
+                keys.update(Key(route.name, one.name, one.config_name) for one in route.shadows)
+            everybody = [variant for fleet in fleets for _, variant in fleet]
+            endpoints[route.name] = endpoint = Endpoint(
+                route.name,
+                fleets[0],
+                branch,
+                green=None if route.green is None else Endpoint(route.name, fleets[1]),
+                green_share=0.0 if route.green is None else route.green.share,
+                sticky=Sticky(route, everybody) if route.sticky else None,
+                log=None if self._log is None else self._log.of_endpoint(route),
+            )
+            keys.update(endpoint.keys())
         gone = [link for link in self.links.values() if links.get(link.instance_id) is not link]
         self.endpoints, self.links, self.table, self.known = endpoints, links, table, True
         self._ledger.keep_only(keys)
@@ -236,7 +346,10 @@ def parse_table(rendered: Any) -> RoutingTable:
     except (KeyError, TypeError, ValueError) as error:
         raise BadTable(f"the routing table can't be read: {error}") from error
     for route in routes:
-        for variant in route.variants:
+        green = route.green
+        if green is not None and not 0.0 < green.share <= 1.0:
+            raise BadTable(f"share {green.share} of the second fleet of {route.name}")
+        for variant in (*route.variants, *(() if green is None else green.variants)):
             if not (variant.weight >= 0.0 and math.isfinite(variant.weight)):
                 raise BadTable(f"weight {variant.weight} of {route.name}/{variant.name}")
         for shadow in route.shadows:

@@ -79,6 +79,7 @@ class Branch:
 
     def take(self, call: Call) -> None:
         """Look at a request that has just been handed to a production instance."""
+        call.variant.tally.begin(call.variant.share)
         if self.capture is not None:
             call.event = self.capture.begin()
         if self.shadows:
@@ -208,6 +209,7 @@ class Tee:
         if call.event is not None:
             copy.event = call.event.for_copy()
         head = invocation.heads.get(shadow.head_key)
+        shadow.tally.begin(shadow.share)
         link.submit(copy, head or invocation.wire_head(shadow.name, mirrored=True), call.body)
         return "mirrored"
 

@@ -9,14 +9,15 @@ Source: CloudWatch API Reference, GetMetricData.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from understudy.core.errors import ApiError
 from understudy.core.metric_math import Node, evaluate, parse_expression, references
 from understudy.core.metric_values import MathError, Scope, TimeSeries, Value, Work
-from understudy.core.metrics import Summary
+from understudy.core.metrics import Bucket, Summary
 from understudy.core.statistics import parse_statistic, statistic
 from understudy.operations.metric_requests import (
     aligned_range,
@@ -60,7 +61,7 @@ def get_metric_data(services: Services, request: dict[str, Any]) -> dict[str, An
         raise validation_error(
             f"The value {most} for parameter MaxDatapoints is invalid: 1 to {MAX_DATAPOINTS}."
         )
-    _check_queries(queries)
+    check_queries(queries, "MetricDataQueries")
     at, after_s = _position(request.get("NextToken"))
 
     values = _evaluated(services, queries, start_s, end_s)
@@ -77,17 +78,24 @@ def get_metric_data(services: Services, request: dict[str, Any]) -> dict[str, An
 # --- checking ------------------------------------------------------------------------------------------
 
 
-def _check_queries(queries: list[dict[str, Any]]) -> None:
+def check_queries(queries: list[dict[str, Any]], collection: str) -> None:
+    """Refuse metrics and expressions that are none, each by itself; alarms have such a list too.
+
+    Args:
+        collection: The parameter that holds them.
+    Raises:
+        ApiError: ValidationError, 400.
+    """
     if len(queries) > MAX_QUERIES:
         raise validation_error(
-            f"The collection MetricDataQueries must not have a size greater than {MAX_QUERIES}."
+            f"The collection {collection} must not have a size greater than {MAX_QUERIES}."
         )
     if len({query["Id"] for query in queries}) < len(queries):
-        raise validation_error("The values for parameter id in MetricDataQueries are not unique.")
+        raise validation_error(f"The values for parameter id in {collection} are not unique.")
     if queries and not any(query.get("ReturnData", True) for query in queries):
-        raise validation_error("At least one of the MetricDataQueries must have ReturnData true.")
+        raise validation_error(f"At least one of the {collection} must have ReturnData true.")
     for at, query in enumerate(queries, start=1):
-        name = f"MetricDataQueries.member.{at}"
+        name = f"{collection}.member.{at}"
         if not _ID.fullmatch(query["Id"]):
             raise validation_error(
                 f"The value {query['Id']} for parameter {name}.Id is not matching the expected pattern "
@@ -143,12 +151,14 @@ def _evaluated(
     work = Work(MAX_WORK)
     values: dict[str, Value] = {}
     trees: dict[str, Node] = {}
+    # Several statistics of one metric are common (p50 and p99): its samples are read once.
+    read = cache(lambda key, first_s, last_s, period_s: services.series.read(key, first_s, last_s, period_s))
     for query in queries:
         try:
             if query.get("Expression") is not None:
                 trees[query["Id"]] = parse_expression(query["Expression"])
             else:
-                values[query["Id"]] = _read(services, query, start_s, end_s, work)
+                values[query["Id"]] = _read(read, query, start_s, end_s, work)
         except MathError as error:
             raise _expression_error(query, error) from None
     metric_ids = tuple(values)
@@ -188,14 +198,14 @@ def _in_order(trees: Mapping[str, Node], by_id: Mapping[str, Mapping[str, Any]])
 
 
 def _read(
-    services: Services, query: Mapping[str, Any], start_s: float, end_s: float, work: Work
+    read: Callable[..., list[Bucket]], query: Mapping[str, Any], start_s: float, end_s: float, work: Work
 ) -> TimeSeries:
     """Read one metric; where no Unit is asked for, all units together."""
     metric_stat = query["MetricStat"]
     period_s = metric_stat["Period"]
     first_s, last_s = aligned_range(start_s, end_s, period_s)
     summaries: dict[int, Summary] = {}
-    for bucket in services.series.read(key_of(metric_stat["Metric"]), first_s, last_s, period_s):
+    for bucket in read(key_of(metric_stat["Metric"]), first_s, last_s, period_s):
         work.spend(1)
         if metric_stat.get("Unit") in (None, bucket.unit):
             before = summaries.get(bucket.start_s)

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from understudy.operations import cloudwatch, iam, logs, s3, sts
+from understudy.operations import (
+    cloudwatch,
+    cloudwatch_alarm_changes,
+    cloudwatch_alarm_listing,
+    cloudwatch_alarms,
+    cloudwatch_tags,
+    iam,
+    logs,
+    s3,
+    sts,
+)
 from understudy.operations.sagemaker import (
     endpoint_configs,
     endpoint_updates,
@@ -23,6 +33,10 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     **experiment_updates.OPERATIONS,
     **tags.OPERATIONS,
     **cloudwatch.OPERATIONS,
+    **cloudwatch_alarms.OPERATIONS,
+    **cloudwatch_alarm_changes.OPERATIONS,
+    **cloudwatch_alarm_listing.OPERATIONS,
+    **cloudwatch_tags.OPERATIONS,
     **logs.OPERATIONS,
     **s3.OPERATIONS,
     **sts.OPERATIONS,

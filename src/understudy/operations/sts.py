@@ -10,10 +10,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from understudy.core.names import Place
 from understudy.operations.iam import role_id, role_name
 from understudy.operations.services import Operation, Services
 
 SESSION = "session"
+
+
+def caller_arn(place: Place) -> str:
+    """Name who calls: there is one access key, and this is whom it speaks for."""
+    return f"arn:aws:sts::{place.account_id}:assumed-role/{role_name(place)}/{SESSION}"
 
 
 def get_caller_identity(services: Services, request: dict[str, Any]) -> dict[str, Any]:
@@ -21,7 +27,7 @@ def get_caller_identity(services: Services, request: dict[str, Any]) -> dict[str
     account = services.place.account_id
     return {
         "Account": account,
-        "Arn": f"arn:aws:sts::{account}:assumed-role/{role_name(services.place)}/{SESSION}",
+        "Arn": caller_arn(services.place),
         "UserId": f"{role_id(services.place)}:{SESSION}",
     }
 

@@ -38,6 +38,8 @@ class Facts:
     start_ticks: int = 0
     spawned_monotonic_s: float = 0.0  # CLOCK_MONOTONIC is the machine's: good across processes of one boot
     failed: str = ""
+    cpu_percent: int = 0  # ceiling; 0: none
+    cpu_group: str = ""  # control group that holds the ceiling
     server: int = 0  # inode of the lifeline pipe: names one life of the whole server
 
     @property

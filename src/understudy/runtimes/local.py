@@ -33,7 +33,9 @@ from typing import Any, Protocol
 
 from understudy.core.names import Place
 from understudy.core.ports import Clock, Entropy, InstanceSpec, InstanceState, InstanceStatus
+from understudy.runtimes.ceilings import Ceilings
 from understudy.runtimes.containers import ContainerPreparation, Prepared, clean_environment
+from understudy.runtimes.cpu_groups import CpuGroups, join_group, remove_group
 from understudy.runtimes.failures import Cancelled, PreparationFailed
 from understudy.runtimes.instances import Facts, Instance, exit_text, limit_process, reap, write_private
 from understudy.runtimes.processes import (
@@ -82,6 +84,8 @@ class LocalRuntime:
         worker_main: Program of the worker.
         python: Interpreter of pipeline conductors: the server's own.
         max_body_bytes: Of one request, told to workers.
+        shadow_cpu_percent: Ceiling of every shadow's instances, 100 is one processor; 0: none but their own.
+        cpu_groups: Holds ceilings; None: they are held by pausing.
     """
 
     def __init__(
@@ -97,6 +101,8 @@ class LocalRuntime:
         worker_main: Path = WORKER_MAIN,
         python: str = sys.executable,
         max_body_bytes: int = 25 * 1024**2,
+        shadow_cpu_percent: int = 0,
+        cpu_groups: CpuGroups | None = None,
     ) -> None:
         self._directory = run_directory.absolute() / "w"
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -110,11 +116,15 @@ class LocalRuntime:
         self._worker_main = worker_main
         self._python = python
         self._max_body_bytes = max_body_bytes
+        self._shadow_cpu_percent = shadow_cpu_percent
+        self._cpu_groups = cpu_groups
+        self._ceilings = Ceilings()
         self._usage = Usage()
         self._lock = threading.RLock()
         self._instances: dict[str, Instance] = {}
         self._closed = False
         self._ended: dict[str, float] = {}  # marker of an ended instance -> until when to look for latecomers
+        self._groups_left: set[str] = set()
         self._hunt_at_s = 0.0
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._adopt()
@@ -136,6 +146,7 @@ class LocalRuntime:
                 memory_bytes=spec.memory_bytes,
                 startup_timeout_s=spec.startup_timeout_s,
                 shadow=spec.shadow,
+                cpu_percent=self._ceiling(spec),
                 marker=self._entropy.token(8),
                 server=self._server,
             )
@@ -144,6 +155,11 @@ class LocalRuntime:
         threading.Thread(
             target=self._prepare, args=(instance, spec), name=f"prepare {spec.instance_id}", daemon=True
         ).start()
+
+    def _ceiling(self, spec: InstanceSpec) -> int:
+        """Say how much an instance may use: the lower of its own ceiling and the server's for shadows."""
+        given = [spec.cpu_percent, self._shadow_cpu_percent if spec.shadow else 0]
+        return min((percent for percent in given if percent), default=0)
 
     def stop(self, instance_id: str, grace_s: float) -> None:
         with self._lock:
@@ -194,6 +210,7 @@ class LocalRuntime:
         self._preparation.close()
         self._wake()
         self._watcher.join()
+        self._ceilings.close()
         with self._lock:
             for instance in self._instances.values():
                 if instance.pidfd is not None and not instance.stopping:
@@ -301,6 +318,8 @@ class LocalRuntime:
             else:
                 python = self._python
                 environment = clean_environment(self._python, facts.vcpus, scratch) | {MARKER: facts.marker}
+            if facts.cpu_percent and self._cpu_groups is not None:
+                facts.cpu_group = self._cpu_groups.make(facts.marker, facts.cpu_percent) or ""
             self._record(facts)  # before the process: whoever adopts finds it by its marker
             with self._log_file(facts) as log:
                 child = subprocess.Popen(
@@ -317,6 +336,9 @@ class LocalRuntime:
             listener.close()
         limit_process(child.pid, spec.memory_bytes)
         lower_priority(child.pid, shadow=spec.shadow)
+        if facts.cpu_group and not join_group(facts.cpu_group, child.pid):
+            remove_group(facts.cpu_group)
+            facts.cpu_group = ""
         identity = identify(child.pid)
         facts.pid = child.pid
         facts.start_ticks = 0 if identity is None else identity.start_ticks
@@ -326,6 +348,12 @@ class LocalRuntime:
         instance.status = InstanceStatus.STARTING
         instance.detail = "loading the model"
         self._record(facts)
+        self._hold_below_ceiling(facts)
+
+    def _hold_below_ceiling(self, facts: Facts) -> None:
+        """Keep a worker that runs below its ceiling, where no control group does."""
+        if facts.cpu_percent and not facts.cpu_group:
+            self._ceilings.hold(facts.marker, facts.pid, facts.cpu_percent)
 
     def _listen(self, facts: Facts) -> socket.socket:
         """Bind and listen before the worker lives, so that routers may connect early."""
@@ -393,6 +421,7 @@ class LocalRuntime:
             self._hunt_at_s = now_s + _HUNT_EVERY_S
             self._ended = {marker: until_s for marker, until_s in self._ended.items() if until_s > now_s}
             markers = list(self._ended)
+            self._groups_left = {folder for folder in self._groups_left if not remove_group(folder)}
         kill_marked(markers)
 
     def _look_at_status(self, instance: Instance) -> None:
@@ -438,6 +467,7 @@ class LocalRuntime:
         instance.status_seen = (0, 0)
         status = self._read_status(instance) or {}
         before = instance.status
+        self._ceilings.lift(facts.marker)
         # The family first: as long as the leader is not reaped, its id is nobody else's.
         kill_family(instance.identity, facts.marker)
         code = reap(instance)
@@ -455,6 +485,7 @@ class LocalRuntime:
     def _fail(self, instance: Instance, reason: str) -> None:
         """Mark as failed and make sure that nothing of it runs; its files stay until :meth:`stop`."""
         facts = instance.facts
+        self._ceilings.lift(facts.marker)
         kill_family(instance.identity, facts.marker)
         self._ended[facts.marker] = time.monotonic() + _HUNT_S
         reap(instance)
@@ -473,6 +504,7 @@ class LocalRuntime:
     def _end(self, instance: Instance, grace_s: float) -> None:
         """SIGTERM, wait, SIGKILL what is left of the family, remove the files."""
         facts = instance.facts
+        self._ceilings.lift(facts.marker)  # a stopped process hears no SIGTERM
         if instance.pidfd is not None:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(instance.pidfd, signal.SIGTERM)
@@ -490,6 +522,9 @@ class LocalRuntime:
 
     def _forget(self, instance: Instance) -> None:
         self._ended[instance.facts.marker] = time.monotonic() + _HUNT_S
+        self._ceilings.lift(instance.facts.marker)
+        if instance.facts.cpu_group and not remove_group(instance.facts.cpu_group):
+            self._groups_left.add(instance.facts.cpu_group)  # a latecomer is in it
         # The record first: what is left without one is cleared away by whoever adopts.
         self._path(instance.facts, "json").unlink(missing_ok=True)
         for pattern in ("{}.*", ".{}.*"):  # a pipeline's containers have files of their own
@@ -541,6 +576,7 @@ class LocalRuntime:
                 except ProcessLookupError:
                     self._exited(instance)
                     continue
+                self._hold_below_ceiling(facts)
                 self._look_at_status(instance)
             else:
                 self._exited(instance)

@@ -99,6 +99,12 @@ def kill_family(leader: Identity | None, marker: str) -> None:
         time.sleep(0.005)
 
 
+def family_of(leader: int, marker: str) -> set[int]:
+    """Find the living processes of a worker: itself, its session, and all that inherited its marker."""
+    own = {leader} if identify(leader) is not None else set()
+    return {*own, *_session(leader), *marked(marker)} - {os.getpid()}
+
+
 def _session(session_id: int) -> Iterator[int]:
     for pid in _pids():
         fields = _stat(pid)

@@ -6,7 +6,7 @@ Owns :class:`MemoryRecords`, for tests and for servers whose state may vanish.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -82,12 +82,27 @@ class MemoryRecords:
             self._events += events
             self._details += details
 
-    def events(self, subject: str | None, after_sequence: int, limit: int) -> list[Event]:
-        """Read the audit trail in order; ``subject`` None reads all."""
+    def events(
+        self,
+        subject: str | None,
+        after_sequence: int,
+        limit: int,
+        *,
+        kinds: Collection[str] = (),
+        newest_first: bool = False,
+    ) -> list[Event]:
+        """Read the audit trail in order, or backwards; ``subject`` None reads all."""
         with self._lock:
-            start = max(0, after_sequence)
-            pairs = list(zip(self._events[start:], self._details[start:], strict=True))
-        chosen = [pair for pair in pairs if subject is None or pair[0].subject == subject][:limit]
+            pairs = list(zip(self._events, self._details, strict=True))
+        if newest_first:
+            pairs = [pair for pair in pairs if not after_sequence or pair[0].sequence < after_sequence][::-1]
+        else:
+            pairs = pairs[max(0, after_sequence) :]
+        chosen = [
+            (event, detail)
+            for event, detail in pairs
+            if (subject is None or event.subject == subject) and (not kinds or event.kind in kinds)
+        ][:limit]
         return [replace(event, detail=decode_body(detail, dict[str, Any])) for event, detail in chosen]
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar, cast
 
 import sqlalchemy
@@ -70,14 +70,30 @@ class SqlRecords:
         """Read a page of records; filtered, ordered and cut by the database."""
         return [Stored(decode_body(row.body, kind), row.version) for row in self._read(_select(kind, query))]
 
-    def events(self, subject: str | None, after_sequence: int, limit: int) -> list[Event]:
-        """Read the audit trail in order; ``subject`` None reads all."""
-        query = sqlalchemy.select(EVENTS).where(EVENTS.c.sequence > after_sequence)
+    def events(
+        self,
+        subject: str | None,
+        after_sequence: int,
+        limit: int,
+        *,
+        kinds: Collection[str] = (),
+        newest_first: bool = False,
+    ) -> list[Event]:
+        """Read the audit trail in order, or backwards; ``subject`` None reads all."""
+        sequence = EVENTS.c.sequence
+        query = sqlalchemy.select(EVENTS)
+        if not newest_first:
+            query = query.where(sequence > after_sequence)
+        elif after_sequence:
+            query = query.where(sequence < after_sequence)
         if subject is not None:
             query = query.where(EVENTS.c.subject == subject)
+        if kinds:
+            query = query.where(EVENTS.c.kind.in_(sorted(kinds)))
+        query = query.order_by(sequence.desc() if newest_first else sequence.asc()).limit(limit)
         return [
             Event(row.subject, row.kind, row.at_s, decode_body(row.detail, dict[str, Any]), row.sequence)
-            for row in self._read(query.order_by(EVENTS.c.sequence).limit(limit))
+            for row in self._read(query)
         ]
 
     def commit(self, changes: Sequence[Put | Delete | Event]) -> None:

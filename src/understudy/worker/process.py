@@ -2,7 +2,8 @@
 
 Owns what the operating system sees. Refuses models and requests.
 
-Main functions: ``set_title``, ``write_status``, ``watch_lifeline``.
+Main functions: ``set_title``, ``write_status``, ``watch_lifeline``, ``go_on_when_the_parent_ends``,
+``keep_freed_memory``.
 """
 
 from __future__ import annotations
@@ -11,13 +12,17 @@ import ctypes
 import json
 import os
 import select
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-_PR_SET_NAME = 15  # linux/prctl.h
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PR_SET_NAME = 15
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_LARGEST_KEPT_BYTES = 32 * 1024 * 1024  # the C library allows no more for one block
 
 
 def set_title(title: str) -> bool:
@@ -40,6 +45,30 @@ def set_title(title: str) -> bool:
     except (OSError, ValueError, IndexError, AttributeError):
         return False  # not Linux, or a sandbox without /proc: the --title argument is seen instead
     return True
+
+
+def keep_freed_memory(most_bytes: int) -> None:
+    """Have the C library keep up to so much freed memory at hand instead of giving it back to the system.
+
+    Large bodies come and go: by default each takes new pages, and to get a page costs more than to fill it.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return  # not glibc: its own ways
+    mallopt(_M_MMAP_THRESHOLD, min(most_bytes, _LARGEST_KEPT_BYTES))
+    mallopt(_M_TRIM_THRESHOLD, most_bytes)
+
+
+def go_on_when_the_parent_ends() -> None:
+    """Have the kernel continue this process, should it be stopped, whenever its parent ends.
+
+    Whoever holds a shadow below its ceiling of the processor by stopping it now and then may be killed in
+    between; nobody else might ever continue it, so that it would not see the end of its lifeline either.
+    """
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, int(signal.SIGCONT), 0, 0, 0)
 
 
 def write_status(

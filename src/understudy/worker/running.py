@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -18,9 +19,17 @@ from pathlib import Path
 
 from .calls import Handler, LoadFailure, say
 from .loading import choose_loader, load
-from .process import set_title, watch_lifeline, write_status
+from .process import (
+    go_on_when_the_parent_ends,
+    keep_freed_memory,
+    set_title,
+    watch_lifeline,
+    write_status,
+)
 from .server import Server, stop_on_sigterm
 from .spec import Spec, read_spec
+
+KEPT_BYTES = 32 * 1024 * 1024  # a few of the largest bodies
 
 
 def main(arguments: Sequence[str], program: Path) -> int:
@@ -44,17 +53,23 @@ def main(arguments: Sequence[str], program: Path) -> int:
         say(f"worker: {error}")
         return 2
     set_title(options.title or spec.title)
+    keep_freed_memory(KEPT_BYTES)
     return _run(spec, program)
 
 
 def _run(spec: Spec, program: Path) -> int:
     closing: list[Handler] = []
+    if spec.shadow:
+        go_on_when_the_parent_ends()
     if spec.lifeline_fd is not None:
         os.set_inheritable(spec.lifeline_fd, False)
 
         def close_all() -> None:
             for handler in closing:
                 handler.close()
+            if spec.shadow and os.getpgid(0) == os.getpid():
+                # What user code has forked can be stopped, too; it is to see that we are gone.
+                os.killpg(0, signal.SIGCONT)
 
         watch_lifeline(spec.lifeline_fd, close_all)
     write_status(spec.status_path, "loading")

@@ -20,7 +20,7 @@ from types import FrameType
 
 from . import wire
 from .calls import Call, Handler, say
-from .executor import Executor, Job, answer_all, frames_of
+from .executor import Executor, Job, Outlet, answer_all, frames_of
 
 _READ_BYTES = 1 << 18
 _READS_PER_TURN = 8
@@ -57,10 +57,14 @@ class Connection:
             self._cancelled.clear()
         self._cancelled.add(request_id)
 
+    @property
+    def has_cancelled(self) -> bool:
+        """Whether any id is known to be cancelled."""
+        return bool(self._cancelled)
+
     def opened(self, request_id: int) -> None:
         """Note a request; an id that comes again is a new one."""
-        if self._cancelled:
-            self._cancelled.discard(request_id)
+        self._cancelled.discard(request_id)
 
     def send_from_thread(self, frame: bytes, finished: int) -> None:
         """Hand a frame to the loop; never waits, so that one slow router holds up no other's answers."""
@@ -255,9 +259,11 @@ class Server:
 
     def _take_frame(self, connection: Connection, kind: int, payload: bytes, jobs: list[Job]) -> None:
         if kind == wire.REQUESTS:
+            decode_head, may_recur = wire.decode_request_head, connection.has_cancelled
             for request_id, head, body in wire.decode_requests(payload):
-                connection.opened(request_id)
-                jobs.append(Job(connection, request_id, Call(wire.decode_request_head(head), body)))
+                if may_recur:
+                    connection.opened(request_id)
+                jobs.append(Job(connection, request_id, Call(decode_head(head), body)))
         elif kind == wire.PING:
             connection.queue(wire.PONG_FRAME)
         elif kind == wire.CANCEL:
@@ -276,17 +282,21 @@ class Server:
             self._executor.submit(jobs)
             return
         for start in range(0, len(jobs), MAX_CALLS_PER_BATCH):
-            part = jobs[start : start + MAX_CALLS_PER_BATCH]
-            answers = answer_all(handler, [job.call for job in part])
-            by_connection: dict[Connection, list[tuple[int, int, bytes, bytes]]] = {}
-            for job, answer in zip(part, answers):  # noqa: B905 - equal by construction
-                assert isinstance(job.outlet, Connection)
-                by_connection.setdefault(job.outlet, []).append(
-                    (job.request_id, answer.status, answer.head, answer.body)
-                )
-            for connection, responses in by_connection.items():
-                for frame, _ in frames_of(responses):
-                    connection.queue(frame)
+            self._answer_inline(jobs[start : start + MAX_CALLS_PER_BATCH])
+
+    def _answer_inline(self, jobs: list[Job]) -> None:
+        answers = answer_all(self._handler, [call for _, _, call in jobs])
+        by_connection: dict[Outlet, list[tuple[int, int, bytes, bytes]]] = {}
+        known: Outlet | None = None
+        for (outlet, request_id, _), (status, head, body, _) in zip(jobs, answers):  # noqa: B905 - equal by construction
+            if outlet is not known:  # most come from one router
+                responses = by_connection.setdefault(outlet, [])
+                known = outlet
+            responses.append((request_id, status, head, body))
+        for outlet, responses in by_connection.items():
+            assert isinstance(outlet, Connection)
+            for frame, _ in frames_of(responses):
+                outlet.queue(frame)
 
     def _flush(self, connection: Connection) -> None:
         if not connection.flush():

@@ -24,13 +24,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from .calls import Answer, Call, Refusal, failure_answer
+from .clean_rows import RowPacker
 from .codecs import CSV, JSON, JSON_LINES, Table, decode_table, parse_media_type
 from .rendering import choose_accept, head_of, render_npy
 from .wire import RequestHead
 from .xgboost_native import NativeError, Predictor
-
-# Fields of these characters only are numbers or an error; the rest goes the long way.
-_PLAIN = b"0123456789.,-+eE"
 
 
 def image_version(image: str, library_version: str) -> tuple[int, int]:
@@ -71,7 +69,7 @@ class XGBoostHandler:
         self._end = "\n" if for_batch_transform else ""
         self._max_rows = max_batch_rows
         self._csv_head = head_of(CSV)
-        self._commas = -1 if predictor.columns is None else predictor.columns - 1
+        self._clean = None if predictor.columns is None else RowPacker(predictor.columns, max_batch_rows)
 
     def answer(self, calls: Sequence[Call]) -> list[Answer]:
         """Answer all calls with as few predictions as ``max_batch_rows`` allows."""
@@ -99,24 +97,25 @@ class XGBoostHandler:
         Returns:
             None when any request is anything else, or any trouble shows: the long way then says which.
         """
-        commas, end = self._commas, self._end
-        if commas < 0 or len(calls) > self._max_rows:
+        clean, known = self._clean, None
+        if clean is None:
             return None
-        floats: list[float] = []
-        try:
-            for head, body in calls:
-                if body.count(b",") != commas or body.translate(None, _PLAIN) or not _is_csv_to_csv(head):
+        bodies = []
+        for head, body in calls:
+            if head is not known:  # heads come out of a cache: most are the same object
+                if not _is_csv_to_csv(head):
                     return None
-                floats += map(float, body.decode("ascii").split(","))
-            values = array.array("f", floats)
-            if not math.isfinite(sum(values)):
-                return None
-            result = self._predictor.predict(values, len(calls), commas + 1)
-        except (ValueError, OverflowError, NativeError):
+                known = head
+            bodies.append(body)
+        if not clean.pack(bodies):
             return None
-        if len(result) != len(calls):
+        try:
+            result = self._predictor.predict(clean.values, len(bodies), clean.columns)
+        except NativeError:
             return None
-        answer_head = self._csv_head
+        if len(result) != len(bodies):
+            return None
+        answer_head, end = self._csv_head, self._end
         return [Answer(200, answer_head, (repr(score) + end).encode()) for score in result]
 
     def _decode(self, call: Call) -> Table:

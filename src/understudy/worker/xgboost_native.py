@@ -79,7 +79,7 @@ class Predictor:
         """Predict; several outputs of a row follow each other.
 
         Args:
-            values: ``array('f')``, row-major, ``rows * columns`` long; NaN is missing.
+            values: ``array('f')``, row-major, at least ``rows * columns`` long; NaN is missing.
         Raises:
             NativeError: XGBoost's own refusal.
         """
@@ -128,7 +128,7 @@ class Predictor:
     def _predict_python(self, values: array.array[float], rows: int, columns: int) -> list[float]:
         import numpy as np
 
-        data = np.frombuffer(values, dtype=np.float32).reshape(rows, columns)
+        data = np.frombuffer(values, dtype=np.float32, count=rows * columns).reshape(rows, columns)
         try:
             matrix = self._xgboost.DMatrix(data)
             limits: dict[str, Any] = {}

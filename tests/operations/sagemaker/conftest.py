@@ -15,7 +15,7 @@ from understudy.control.experiments import ExperimentLoop
 from understudy.core.endpoints import Endpoint
 from understudy.core.names import Place
 from understudy.core.ports import Delete, InstanceStatus, Put, Records
-from understudy.core.rollouts import (
+from understudy.core.rollout_terms import (
     InstanceView,
     RemoveEndpoint,
     RolloutSnapshot,
@@ -23,8 +23,8 @@ from understudy.core.rollouts import (
     Slot,
     StartInstance,
     StopInstance,
-    decide,
 )
+from understudy.core.rollouts import decide
 from understudy.operations.sagemaker import (
     endpoint_configs,
     endpoint_updates,
@@ -132,6 +132,10 @@ class Caller:
             objects=self.objects,
             series=cast(Any, None),
             logs=cast(Any, None),
+            stages=cast(Any, None),
+            evidence=cast(Any, None),
+            assignments=cast(Any, None),
+            outcomes=cast(Any, None),
             clock=self.clock,
             entropy=CountingEntropy(),
             place=self.place,
@@ -203,7 +207,10 @@ class Caller:
             )
             action = decide(snapshot)
             if action is None:
-                return
+                if stored.value.update is None:
+                    return
+                self.clock.at_s += 60.0  # it bakes
+                continue
             if isinstance(action, StartInstance):
                 status = InstanceStatus.FAILED if fail else InstanceStatus.READY
                 images = tuple((one.image, f"{one.image}@sha256:0", 5.0) for one in action.variant.containers)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from understudy.core.alarms import Alarm, AlarmState
 from understudy.core.endpoints import Endpoint, EndpointStatus
 from understudy.core.errors import ValidationException
 from understudy.core.ports import Put
@@ -155,7 +156,8 @@ def test_what_each_status_allows(ready: Any, status: EndpointStatus) -> None:
         ("UpdateEndpoint", {"EndpointConfigName": "config"}),
         ("UpdateEndpointWeightsAndCapacities", {"DesiredWeightsAndCapacities": wish}),
     ):
-        if status is EndpointStatus.IN_SERVICE:
+        remedy = status is EndpointStatus.UPDATE_ROLLBACK_FAILED and operation == "UpdateEndpoint"
+        if status is EndpointStatus.IN_SERVICE or remedy:
             ready(operation, EndpointName="ep", **request)
             put_status(ready, status)
         else:
@@ -212,36 +214,118 @@ def blue_green(kind: str, **routing: Any) -> dict[str, Any]:
 SIZE = {"Type": "INSTANCE_COUNT", "Value": 1}
 
 
+BATCH = {"MaximumBatchSize": {"Type": "CAPACITY_PERCENT", "Value": 50}, "WaitIntervalInSeconds": 0}
+ALARMS = {"AutoRollbackConfiguration": {"Alarms": [{"AlarmName": "errors"}]}}
+
+
+def percent(value: int) -> dict[str, Any]:
+    return {"Type": "CAPACITY_PERCENT", "Value": value}
+
+
 @pytest.mark.parametrize(
     ("deployment", "text"),
     [
-        (blue_green("CANARY", CanarySize=SIZE), "CANARY .*not supported yet"),
-        (blue_green("LINEAR", LinearStepSize=SIZE), "LINEAR .*not supported yet"),
         (blue_green("ALL_AT_ONCE", CanarySize=SIZE), "CanarySize can't be used"),
+        (blue_green("CANARY"), "CanarySize is required"),
+        (blue_green("LINEAR"), "LinearStepSize is required"),
+        (blue_green("LINEAR", CanarySize=percent(20)), "CanarySize can't be used"),
+        (blue_green("CANARY", CanarySize=percent(51)), "less than or equal to 50% of the variant's total"),
+        (blue_green("LINEAR", LinearStepSize=percent(9)), "10% to 50% of the variant's total"),
+        (blue_green("LINEAR", LinearStepSize=percent(51)), "10% to 50% of the variant's total"),
+        ({"RollingUpdatePolicy": {**BATCH, "MaximumBatchSize": percent(4)}}, "5% to 50%"),
+        ({"RollingUpdatePolicy": {**BATCH, "RollbackMaximumBatchSize": percent(101)}}, "100%"),
+        ({**blue_green("ALL_AT_ONCE"), "RollingUpdatePolicy": BATCH}, "Only one update policy"),
+        ({"AutoRollbackConfiguration": {"Alarms": [{"AlarmName": "a"}] * 2}}, "more than once"),
+        ({"AutoRollbackConfiguration": {"Alarms": [{}]}}, "needs an AlarmName"),
         (
-            {"RollingUpdatePolicy": {"MaximumBatchSize": SIZE, "WaitIntervalInSeconds": 0}},
-            r"DeploymentConfig\.RollingUpdatePolicy is not supported yet",
-        ),
-        (
-            {
-                **blue_green("ALL_AT_ONCE"),
-                "RollingUpdatePolicy": {"MaximumBatchSize": SIZE, "WaitIntervalInSeconds": 0},
-            },
-            "exclude each other",
-        ),
-        (
-            {**blue_green("ALL_AT_ONCE"), "AutoRollbackConfiguration": {"Alarms": [{"AlarmName": "a"}]}},
-            "AutoRollbackConfiguration is not supported yet",
+            {"RollingUpdatePolicy": {**BATCH, "WaitIntervalInSeconds": 600,
+             "MaximumExecutionTimeoutInSeconds": 600}},
+            "MaximumExecutionTimeoutInSeconds should be larger than the total waiting time",
         ),
     ],
-)
-def test_deployments_that_are_not_there_yet(ready: Any, deployment: dict[str, Any], text: str) -> None:
+)  # fmt: skip
+def test_deployments_that_contradict_themselves(ready: Any, deployment: dict[str, Any], text: str) -> None:
     with pytest.raises(ValidationException, match=text):
         ready("CreateEndpoint", EndpointName="ep", EndpointConfigName="config", DeploymentConfig=deployment)
     ready.endpoint()
     with pytest.raises(ValidationException, match=text):
         ready("UpdateEndpoint", EndpointName="ep", EndpointConfigName="config", DeploymentConfig=deployment)
     assert ready.stored().status is EndpointStatus.IN_SERVICE
+
+
+@pytest.mark.parametrize(
+    ("deployment", "text"),
+    [
+        (blue_green("CANARY", CanarySize=SIZE), "CanarySize 1: Value must be less than or equal to 50%"),
+        (blue_green("LINEAR", LinearStepSize=SIZE), "LinearStepSize 1: Value must be 10% to 50%"),
+        ({"RollingUpdatePolicy": {**BATCH, "MaximumBatchSize": SIZE}}, "MaximumBatchSize 1: Value must be"),
+    ],
+)
+def test_sizes_in_instances_are_held_against_the_fleet(
+    ready: Any, deployment: dict[str, Any], text: str
+) -> None:
+    ready.config("three", ready.variant(InitialInstanceCount=3))
+    ready.endpoint()
+    with pytest.raises(ValidationException, match=text):
+        ready("UpdateEndpoint", EndpointName="ep", EndpointConfigName="config", DeploymentConfig=deployment)
+    ready("UpdateEndpoint", EndpointName="ep", EndpointConfigName="three", DeploymentConfig=deployment)
+    ready.settle()
+    assert ready.stored().config_name == "three" and ready.stored().failure_reason is None
+
+
+def test_fleets_are_exchanged_step_by_step_only_for_the_same_variants(ready: Any) -> None:
+    ready.config("other", ready.variant("Other"))
+    ready.config("two", ready.variant(), ready.variant("Other"))
+    ready.endpoint()
+    canary = blue_green("CANARY", CanarySize=percent(10))
+    for config in ("other", "two"):
+        with pytest.raises(ValidationException, match=r"variant names .* must be the same"):
+            ready("UpdateEndpoint", EndpointName="ep", EndpointConfigName=config, DeploymentConfig=canary)
+    ready("UpdateEndpoint", EndpointName="ep", EndpointConfigName="two")
+    ready.settle()
+    rolling = {"RollingUpdatePolicy": BATCH}
+    with pytest.raises(ValidationException, match="multiple variants"):
+        ready("UpdateEndpoint", EndpointName="ep", EndpointConfigName="two", DeploymentConfig=rolling)
+    ready("UpdateEndpoint", EndpointName="ep", EndpointConfigName="two", DeploymentConfig=canary)
+
+
+def test_an_alarm_that_is_missing_or_tripped_is_refused_before_anything_is_deployed(ready: Any) -> None:
+    ready.endpoint()
+    update = {"EndpointName": "ep", "EndpointConfigName": "config", "DeploymentConfig": ALARMS}
+    with pytest.raises(ValidationException, match=r"CloudWatch alarm errors .* does not exist"):
+        ready("UpdateEndpoint", **update)
+    ready.records.commit([Put(Alarm("errors", "arn", {}, False, 1.0, AlarmState.ALARM, "too many"), 0)])
+    with pytest.raises(ValidationException, match=r"alarm errors .* in ALARM state already: too many"):
+        ready("UpdateEndpoint", **update)
+    assert ready.stored().status is EndpointStatus.IN_SERVICE and ready.stored().next_fleet == 2
+    ready.records.commit([Put(Alarm("errors", "arn", {}, False, 1.0, AlarmState.INSUFFICIENT_DATA), 1)])
+    ready("UpdateEndpoint", **update)
+    assert ready("DescribeEndpoint", EndpointName="ep")["LastDeploymentConfig"] == ALARMS
+
+
+def test_a_deployment_may_name_alarms_before_they_exist_when_the_endpoint_is_created(ready: Any) -> None:
+    ready.endpoint(DeploymentConfig=ALARMS)
+    assert ready("DescribeEndpoint", EndpointName="ep")["LastDeploymentConfig"] == ALARMS
+    with pytest.raises(ValidationException, match="does not exist"):
+        ready("UpdateEndpoint", EndpointName="ep", EndpointConfigName="config", RetainDeploymentConfig=True)
+
+
+def test_the_linear_example_of_the_documentation_is_taken(ready: Any) -> None:
+    ready.endpoint()
+    linear = {
+        "BlueGreenUpdatePolicy": {
+            "TrafficRoutingConfiguration": {
+                "Type": "LINEAR",
+                "LinearStepSize": percent(20),
+                "WaitIntervalInSeconds": 300,
+            },
+            "TerminationWaitInSeconds": 600,
+            "MaximumExecutionTimeoutInSeconds": 1800,
+        }
+    }
+    ready("UpdateEndpoint", EndpointName="ep", EndpointConfigName="config", DeploymentConfig=linear)
+    ready.settle()
+    assert ready.stored().failure_reason is None and ready.stored().fleet.fleet_id == "f2"
 
 
 def test_a_deployment_given_at_creation_is_told(ready: Any) -> None:

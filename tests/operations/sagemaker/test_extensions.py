@@ -52,7 +52,9 @@ def test_other_resources_have_none(aws: Any) -> None:
         aws("CreateModel", ModelName="m", PrimaryContainer=container, Tags=tags)
     aws.model()
     aws.config()
-    with pytest.raises(ValidationException, match="endpoint tags must not"):
+    with pytest.raises(
+        ValidationException, match="endpoint tags that Understudy knows are understudy:sticky="
+    ):
         aws("CreateEndpoint", EndpointName="ep", EndpointConfigName="config", Tags=tags)
 
 

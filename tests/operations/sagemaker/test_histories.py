@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from understudy.core.endpoints import Endpoint, EndpointStatus
 from understudy.core.errors import ApiError
 from understudy.core.ports import Query
-from understudy.core.rollouts import LEGAL_PHASES
+from understudy.core.rollout_terms import NEXT_PHASES
 from understudy.stores.memory import MemoryRecords
 from understudy.stores.records import open_records
 
@@ -111,7 +111,7 @@ def check(endpoint: Endpoint) -> None:
         assert endpoint.status in (EndpointStatus.IN_SERVICE, EndpointStatus.FAILED)
     else:
         assert endpoint.update.kind in changing[endpoint.status]
-        assert endpoint.update.phase in LEGAL_PHASES[endpoint.update.kind]
+        assert endpoint.update.phase in NEXT_PHASES[endpoint.update.kind]
     if endpoint.status in (EndpointStatus.IN_SERVICE, EndpointStatus.UPDATING):
         assert endpoint.fleet is not None
     fleets = [endpoint.fleet, *endpoint.retiring, endpoint.update.fleet if endpoint.update else None]

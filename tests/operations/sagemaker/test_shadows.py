@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from understudy.core.errors import ValidationException
-from understudy.core.rollouts import route_of
+from understudy.core.rollout_routes import route_of
 
 MANY = [{"Key": "understudy:shadows", "Value": "many"}]
 

@@ -10,16 +10,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from understudy.core.deployments import ALL_AT_ONCE, check_deployment, check_sizes, plan_of
 from understudy.core.endpoints import Endpoint, EndpointStatus, Fleet, FleetVariant, PendingUpdate
 from understudy.core.errors import ValidationException
 from understudy.core.fleets import retain_properties
 from understudy.core.ports import Event, Put
 from understudy.operations.sagemaker.endpoint_configs import check_weights, get_config
 from understudy.operations.sagemaker.endpoints import get_endpoint
-from understudy.operations.sagemaker.fleets import check_deployment, check_size, plan_fleet
+from understudy.operations.sagemaker.fleets import check_alarms, check_size, plan_fleet
 from understudy.operations.sagemaker.unsupported import refuse_unsupported
 from understudy.operations.sagemaker.wording import in_progress, until_agreed
 from understudy.operations.services import Operation, Services
+from understudy.operations.sts import caller_arn
 
 _CHANGING = frozenset(
     {
@@ -37,10 +39,13 @@ def _change(
     name: str,
     event: str,
     plan: Callable[[Endpoint, Fleet], tuple[Endpoint, dict[str, Any]]],
+    *,
+    remedies: bool = False,
 ) -> dict[str, Any]:
     """Move a serving endpoint to Updating.
 
     Args:
+        remedies: An endpoint in UpdateRollbackFailed may be changed so too.
         plan: From the endpoint and its serving fleet to the endpoint with the wish in it, and facts for
             the audit trail; raises what it refuses.
     """
@@ -51,14 +56,21 @@ def _change(
         endpoint = stored.value
         if endpoint.status in _CHANGING:
             raise in_progress(arn)
-        if endpoint.status is not EndpointStatus.IN_SERVICE or endpoint.fleet is None:
+        mixed = endpoint.status is EndpointStatus.UPDATE_ROLLBACK_FAILED
+        if mixed and not remedies:
+            raise ValidationException(
+                f'Cannot update endpoint "{arn}" in status {endpoint.status}: update it to one endpoint '
+                "configuration first, with UpdateEndpoint."
+            )
+        if (endpoint.status is not EndpointStatus.IN_SERVICE and not mixed) or endpoint.fleet is None:
             raise ValidationException(
                 f'Cannot update endpoint "{arn}" in status {endpoint.status}: delete it and create it again.'
             )
         planned, detail = plan(endpoint, endpoint.fleet)
         now_s = services.clock.now_s()
         updating = replace(planned, status=EndpointStatus.UPDATING, modified_at_s=now_s, failure_reason=None)
-        services.records.commit([Put(updating, stored.version), Event(arn, event, now_s, detail)])
+        told = {**detail, "by": caller_arn(services.place)}
+        services.records.commit([Put(updating, stored.version), Event(arn, event, now_s, told)])
         return {"EndpointArn": arn}
 
     answer = until_agreed(attempt)
@@ -72,8 +84,9 @@ def update_endpoint(services: Services, request: dict[str, Any]) -> dict[str, An
     Naming the configuration that already serves is accepted and brings up a fresh fleet of it.
 
     Raises:
-        ValidationException: the endpoint is missing or not InService, the configuration or a model of it
-            is missing, or the DeploymentConfig asks for more than this version does.
+        ValidationException: the endpoint is missing or can't be updated now, the configuration or a model of
+            it is missing, the DeploymentConfig contradicts itself or the fleets, or an alarm of it is missing
+            or in ALARM.
     """
     config_name = request["EndpointConfigName"]
     excluded = {one["VariantPropertyType"] for one in request.get("ExcludeRetainedVariantProperties", [])}
@@ -88,14 +101,27 @@ def update_endpoint(services: Services, request: dict[str, Any]) -> dict[str, An
         fleet = plan_fleet(services.records, place, config, endpoint.next_fleet)
         if retain:
             fleet = retain_properties(fleet, serving, excluded)
+        check_size(fleet)
+        check_deployment(deployment)
+        check_sizes(deployment, fleet, serving)
+        if endpoint.mix is not None and plan_of(deployment).kind != ALL_AT_ONCE:
+            raise ValidationException(
+                f'Endpoint "{endpoint.arn}" serves a mix of two endpoint configurations: only an update of '
+                f"traffic routing type {ALL_AT_ONCE} can replace both."
+            )
+        check_alarms(services.records, deployment)
         now_s = services.clock.now_s()
-        update = PendingUpdate(
-            "update", now_s, check_size(fleet), check_deployment(deployment), phase_at_s=now_s
+        wished = replace(
+            endpoint,
+            update=PendingUpdate("update", now_s, fleet, deployment, phase_at_s=now_s),
+            next_fleet=endpoint.next_fleet + 1,
+            # Kept whatever becomes of the update: the next one may ask for the same way.
+            deployment_config=deployment or endpoint.deployment_config,
         )
-        wished = replace(endpoint, update=update, next_fleet=endpoint.next_fleet + 1)
-        return wished, {"from": endpoint.config_name, "to": config_name}
+        detail = {"from": endpoint.config_name, "to": config_name, "deployment_config": deployment}
+        return wished, detail
 
-    return _change(services, request["EndpointName"], "UpdateRequested", plan)
+    return _change(services, request["EndpointName"], "UpdateRequested", plan, remedies=True)
 
 
 def update_endpoint_weights_and_capacities(services: Services, request: dict[str, Any]) -> dict[str, Any]:

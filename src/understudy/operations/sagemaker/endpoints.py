@@ -9,12 +9,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from understudy.core.deployments import check_deployment
 from understudy.core.endpoints import Endpoint, EndpointStatus, FleetVariant, PendingUpdate
 from understudy.core.ports import Event, Put, Records, Stored
 from understudy.operations.sagemaker.endpoint_configs import get_config
-from understudy.operations.sagemaker.fleets import check_deployment, check_size, plan_fleet
+from understudy.operations.sagemaker.extensions import extensions_of
+from understudy.operations.sagemaker.fleets import check_size, plan_fleet
 from understudy.operations.sagemaker.listing import find_page
-from understudy.operations.sagemaker.tags import changes_for_new
+from understudy.operations.sagemaker.tags import changes_for_new, parse_tags
 from understudy.operations.sagemaker.wording import (
     ENDPOINT,
     already_exists,
@@ -23,6 +25,7 @@ from understudy.operations.sagemaker.wording import (
     until_agreed,
 )
 from understudy.operations.services import Operation, Services
+from understudy.operations.sts import caller_arn
 
 LONGEST_REASON = 1024  # botocore: FailureReason
 
@@ -38,8 +41,15 @@ UNDELETABLE = frozenset(
     }
 )
 
-# VariantStatus of a fleet that comes up, by the phase of its update.
-_STAGES = {"preparing": "Creating", "shifting": "ActivatingTraffic", "draining": "ActivatingTraffic"}
+# VariantStatus of the new fleet, by the phase of its update.
+_STAGES = {
+    "preparing": "Creating",
+    "shifting": "ActivatingTraffic",
+    "baking": "Baking",
+    "waiting": "Baking",
+    "returning": "Deleting",
+    "restoring": "Deleting",
+}
 
 
 def create_endpoint(services: Services, request: dict[str, Any]) -> dict[str, Any]:
@@ -58,7 +68,8 @@ def create_endpoint(services: Services, request: dict[str, Any]) -> dict[str, An
         if records.get(Endpoint, name) is not None:
             raise already_exists(ENDPOINT, arn)
         config = get_config(records, config_name, place.arn("endpoint-config", config_name))
-        deployment = check_deployment(request.get("DeploymentConfig", {}))
+        deployment = request.get("DeploymentConfig") or {}
+        check_deployment(deployment)
         now_s = services.clock.now_s()
         fleet = check_size(plan_fleet(records, place, config, 1))
         endpoint = Endpoint(
@@ -70,12 +81,14 @@ def create_endpoint(services: Services, request: dict[str, Any]) -> dict[str, An
             modified_at_s=now_s,
             update=PendingUpdate("create", now_s, fleet, deployment, phase_at_s=now_s),
             next_fleet=2,
+            extensions=extensions_of(ENDPOINT, parse_tags(request.get("Tags", []))),
+            deployment_config=deployment or None,
         )
         records.commit(
             [
                 Put(endpoint, 0),
                 *changes_for_new(records, arn, request, now_s),
-                Event(arn, "CreateRequested", now_s, {"config": config_name}),
+                Event(arn, "CreateRequested", now_s, {"config": config_name, "by": caller_arn(place)}),
             ]
         )
         return {"EndpointArn": arn}
@@ -119,7 +132,7 @@ def describe_endpoint(services: Services, request: dict[str, Any]) -> dict[str, 
             described["DataCaptureConfig"] = _render_capture(endpoint.fleet.data_capture)
     if endpoint.failure_reason is not None:
         described["FailureReason"] = endpoint.failure_reason[:LONGEST_REASON]
-    if endpoint.deployment_config:
+    if endpoint.deployment_config and endpoint.status is not EndpointStatus.CREATING:
         described["LastDeploymentConfig"] = endpoint.deployment_config
     if endpoint.update is not None and endpoint.update.kind == "update" and endpoint.update.fleet is not None:
         described["PendingDeploymentSummary"] = _render_pending(endpoint.update)
@@ -135,11 +148,15 @@ def _render_variant(variant: FleetVariant) -> dict[str, Any]:
         "DesiredInstanceCount": variant.desired_count,
     }
     if variant.images:
-        rendered["DeployedImages"] = [
-            {"SpecifiedImage": specified, "ResolvedImage": resolved, "ResolutionTime": at_s}
-            for specified, resolved, at_s in variant.images
-        ]
+        rendered["DeployedImages"] = _render_images(variant)
     return rendered
+
+
+def _render_images(variant: FleetVariant) -> list[dict[str, Any]]:
+    return [
+        {"SpecifiedImage": specified, "ResolvedImage": resolved, "ResolutionTime": at_s}
+        for specified, resolved, at_s in variant.images
+    ]
 
 
 def _render_capture(capture: dict[str, Any]) -> dict[str, Any]:
@@ -154,27 +171,46 @@ def _render_capture(capture: dict[str, Any]) -> dict[str, Any]:
 
 
 def _render_pending(update: PendingUpdate) -> dict[str, Any]:
-    """Render the fleet that comes up; it takes no traffic yet, so only what is wanted of it is told."""
+    """Render the fleet that comes up, with the stage of its deployment."""
     assert update.fleet is not None
-    stage = {"Status": _STAGES[update.phase], "StartTime": update.phase_at_s}
+    stage = {
+        "Status": _STAGES[update.phase],
+        "StartTime": update.phase_at_s,
+        "StatusMessage": _message(update),
+    }
     summary: dict[str, Any] = {
         "EndpointConfigName": update.fleet.config_name,
         "StartTime": update.requested_at_s,
     }
     for member, shadow in (("ProductionVariants", False), ("ShadowProductionVariants", True)):
-        variants = [
-            {
+        variants = []
+        for variant in update.fleet.variants:
+            if variant.shadow is not shadow:
+                continue
+            rendered = {
                 "VariantName": variant.name,
                 "DesiredWeight": variant.desired_weight,
                 "DesiredInstanceCount": variant.desired_count,
+                "InstanceType": variant.instance_type,
                 "VariantStatus": [stage],
             }
-            for variant in update.fleet.variants
-            if variant.shadow is shadow
-        ]
+            if update.step > 0:  # before, it has no weight and no instance that answers
+                rendered["CurrentWeight"] = variant.current_weight
+                rendered["CurrentInstanceCount"] = variant.current_count
+            if variant.images:
+                rendered["DeployedImages"] = _render_images(variant)
+            variants.append(rendered)
         if variants:
             summary[member] = variants
     return summary
+
+
+def _message(update: PendingUpdate) -> str:
+    """Say in words how far the update is."""
+    told = f"{round(update.share * 100.0, 2):g} % of the traffic goes to the new fleet."
+    if update.rollback_reason is not None:
+        return f"{told} Rolling back: {update.rollback_reason}"[:LONGEST_REASON]
+    return told
 
 
 def list_endpoints(services: Services, request: dict[str, Any]) -> dict[str, Any]:
@@ -218,7 +254,12 @@ def delete_endpoint(services: Services, request: dict[str, Any]) -> dict[str, An
         records.commit(
             [
                 Put(deleting, stored.version),
-                Event(arn, "DeleteRequested", now_s, {"status": str(endpoint.status)}),
+                Event(
+                    arn,
+                    "DeleteRequested",
+                    now_s,
+                    {"status": str(endpoint.status), "by": caller_arn(services.place)},
+                ),
             ]
         )
         return {}

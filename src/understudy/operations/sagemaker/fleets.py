@@ -1,20 +1,21 @@
-"""From an endpoint configuration to the fleet that carries it out, and the checks of a DeploymentConfig.
+"""From an endpoint configuration to the fleet that carries it out, and the alarms that guard its update.
 
-Main functions: :func:`plan_fleet`, :func:`check_deployment`.
+Main functions: :func:`plan_fleet`, :func:`check_alarms`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from understudy.core.alarms import Alarm, AlarmState
+from understudy.core.deployments import plan_of
 from understudy.core.endpoints import EndpointConfig, Fleet
 from understudy.core.errors import ResourceLimitExceeded, ValidationException
 from understudy.core.fleets import fleet_of, models_of
 from understudy.core.models import Model
 from understudy.core.names import Place
 from understudy.core.ports import Records
-from understudy.operations.sagemaker.unsupported import refuse_unsupported
-from understudy.operations.sagemaker.wording import MODEL, could_not_find, not_supported
+from understudy.operations.sagemaker.wording import MODEL, could_not_find
 
 # botocore knows no maximum; a slip of the keyboard must not ask for a million processes.
 MOST_INSTANCES = 500
@@ -52,26 +53,21 @@ def check_size(fleet: Fleet) -> Fleet:
     return fleet
 
 
-def check_deployment(deployment: dict[str, Any]) -> dict[str, Any]:
-    """Check a DeploymentConfig; this version shifts all traffic at once.
+def check_alarms(records: Records, deployment: dict[str, Any]) -> None:
+    """Refuse an update that its own alarms would end at once, before anything is deployed.
 
-    Returns:
-        It, for the record.
     Raises:
-        ValidationException: members contradict each other or ask for another way to shift traffic.
+        ValidationException: an alarm does not exist, or is in ALARM already.
     """
-    blue_green = deployment.get("BlueGreenUpdatePolicy")
-    if blue_green and deployment.get("RollingUpdatePolicy"):
-        raise ValidationException("BlueGreenUpdatePolicy and RollingUpdatePolicy exclude each other.")
-    refuse_unsupported("deployment", deployment, "DeploymentConfig")
-    if blue_green:
-        routing = blue_green["TrafficRoutingConfiguration"]
-        if routing["Type"] != "ALL_AT_ONCE":
-            raise not_supported(
-                "DeploymentConfig.BlueGreenUpdatePolicy.TrafficRoutingConfiguration.Type "
-                f"{routing['Type']} (ALL_AT_ONCE is)"
+    for name in plan_of(deployment).alarms:
+        stored = records.get(Alarm, name)
+        if stored is None:
+            raise ValidationException(
+                f"Invalid DeploymentConfig: CloudWatch alarm {name} of the AutoRollbackConfiguration does "
+                "not exist."
             )
-        for size in ("CanarySize", "LinearStepSize"):
-            if routing.get(size):
-                raise ValidationException(f"{size} can't be used with traffic routing type ALL_AT_ONCE.")
-    return deployment
+        if stored.value.state is AlarmState.ALARM:
+            raise ValidationException(
+                f"Invalid DeploymentConfig: CloudWatch alarm {name} of the AutoRollbackConfiguration is in "
+                f"ALARM state already: {stored.value.reason}"
+            )

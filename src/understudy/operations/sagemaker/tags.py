@@ -1,13 +1,14 @@
 """Tags of resources: AddTags, ListTags, DeleteTags, and Tags in Create*.
 
 Owns one Tags record per tagged resource, made with the resource and deleted with it.
-Refuses more than 50 tags, repeated keys, AWS's own ``aws:`` keys, changes of ``understudy:`` keys
-(``extensions``) and resources that are not there.
+Refuses more than 50 tags, repeated keys, AWS's own ``aws:`` keys, changes of ``understudy:`` keys but for an
+endpoint's (``extensions``) and resources that are not there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from understudy.core.endpoints import Endpoint, EndpointConfig
@@ -91,7 +92,9 @@ def _change(services: Services, arn: str, changed: dict[str, str], removed: Sequ
         stored = services.records.get(Tags, arn)
         before = {} if stored is None else stored.value.tags
         after = {key: value for key, value in {**before, **changed}.items() if key not in removed}
-        refuse_changed_extensions((*changed, *removed), before, after)
+        rest = _changes_of_endpoint(services, arn, after)
+        if rest is None:
+            refuse_changed_extensions((*changed, *removed), before, after)
         if len(after) > MOST_TAGS:
             raise ValidationException(
                 f'"{arn}" would have {len(after)} tags; a resource can have {MOST_TAGS} at most.'
@@ -103,10 +106,29 @@ def _change(services: Services, arn: str, changed: dict[str, str], removed: Sequ
         write: Put | Delete = Delete(Tags, arn, version)
         if after:
             write = Put(Tags(arn, after, created_at_s, now_s), version)
-        services.records.commit([write, Event(arn, "TagsChanged", now_s, {"from": before, "to": after})])
+        event = Event(arn, "TagsChanged", now_s, {"from": before, "to": after})
+        services.records.commit([write, *(rest or []), event])
         return after
 
-    return until_agreed(attempt)
+    answer = until_agreed(attempt)
+    services.nudge()
+    return answer
+
+
+def _changes_of_endpoint(services: Services, arn: str, tags: dict[str, str]) -> Changes | None:
+    """Say what to commit so that an endpoint follows its tags; None for another kind of resource.
+
+    Raises:
+        ValidationException: an ``understudy:`` tag that endpoints don't have.
+    """
+    resource_type, _, name = arn.split(":", 5)[5].partition("/")
+    if resource_type != "endpoint":
+        return None
+    stored = services.records.get(Endpoint, name)
+    extensions = extensions_of(ENDPOINT, tags)
+    if stored is None or stored.value.extensions == extensions:
+        return []
+    return [Put(replace(stored.value, extensions=extensions), stored.version)]
 
 
 def add_tags(services: Services, request: dict[str, Any]) -> dict[str, Any]:

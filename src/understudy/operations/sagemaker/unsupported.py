@@ -57,10 +57,6 @@ UNSUPPORTED: dict[str, dict[str, Test]] = {
         "RoutingConfig": lambda routing: routing["RoutingStrategy"] in ("PREFIX_AWARE", "KV_AWARE"),
         "ServerlessConfig": _given,
     },
-    "deployment": {
-        "RollingUpdatePolicy": _given,
-        "AutoRollbackConfiguration": lambda rollback: _given(rollback.get("Alarms")),
-    },
     "desired weight and capacity": {
         "ServerlessUpdateConfig": _given,
     },

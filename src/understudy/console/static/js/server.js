@@ -72,6 +72,16 @@ export function post(path, body) {
   });
 }
 
+/** Carry out one of Understudy's own calls (docs/rest.md): own("GET", "endpoints/churn/rollout"). */
+export function own(method, path, body) {
+  if (method === "GET") return get(`own/${path}`);
+  return ask(`own/${path}`, {
+    method,
+    headers: { "content-type": "application/json", "x-understudy-csrf": server.session.csrf ?? "" },
+    body: JSON.stringify(body ?? {}),
+  });
+}
+
 /** Carry out an operation of the API: the same one, with the same checks, as boto3's. */
 export const call = (service, operation, parameters = {}) => post(`call/${service}/${operation}`, parameters);
 

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from understudy.analysis.evidence import excess_evidence
+from understudy.analysis.shares import excess_evidence
 
 
 @pytest.mark.parametrize("share", [0.5, 0.1, 0.9])

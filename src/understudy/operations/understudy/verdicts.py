@@ -1,0 +1,346 @@
+"""Verdicts over REST: what is decided of an endpoint's arms, under which policy, and deciding it again.
+
+Owns which judgement is meant when several are there, and what of a policy is refused.  A verdict that is told
+is kept, so that its ``replay`` can be asked for.  Main functions: :func:`get_verdict`, :func:`post_verdict`,
+:func:`replay`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from understudy.analysis.planning import plan
+from understudy.analysis.verdicts import replay_verdict
+from understudy.capture.judging import Judge, Judged, judged_of
+from understudy.capture.labelled_arms import LabelledArms
+from understudy.core.endpoints import Endpoint
+from understudy.core.errors import Conflict, ResourceNotFound, ValidationException
+from understudy.core.judgements import (
+    ROLLOUT,
+    EndpointPolicy,
+    Judgement,
+    Pair,
+    VerdictInputs,
+    pairs_of,
+)
+from understudy.core.policies import Policy, PolicyError, default_policy, parse_policy
+from understudy.core.ports import Delete, Put, Query
+from understudy.core.stages import RANDOMISED
+from understudy.operations.sagemaker.wording import until_agreed
+from understudy.operations.services import Services
+from understudy.operations.understudy.calls import OwnCall, OwnRequest, endpoint_of
+
+KEPT_ANSWERS = 100  # inputs of verdicts that were told without being news, per endpoint
+ROUNDS = 2000  # of 1000 rows; a day of a busy endpoint is about a hundred
+
+
+def get_verdict(services: Services, request: OwnRequest) -> dict[str, Any]:
+    """Tell the verdict of the judgement that runs, or of the one that ended last.
+
+    Raises:
+        ValidationException: no two arms were ever judged, or the named ones.
+    """
+    endpoint = endpoint_of(services, request)
+    found = [
+        judged_of(stored.value)
+        for stored in services.records.find(Judgement, Query())
+        if stored.value.pair.endpoint == endpoint.name
+    ]
+    chosen = _chosen(endpoint, found, request.query)
+    told = _told(services, chosen)
+    return {**told, "pairs": [_pair_told(one) for one in found]}
+
+
+def post_verdict(services: Services, request: OwnRequest) -> dict[str, Any]:
+    """Decide under another policy, from everything that was logged of the two arms.
+
+    Such a verdict keeps its promise if the policy was fixed before the data were seen.
+    """
+    endpoint = endpoint_of(services, request)
+    policy = _policy(request.body.get("policy"))
+    names = {name: request.body.get(name) for name in ("control", "treatment")}
+    for name, value in names.items():
+        if value is not None and not isinstance(value, str):
+            raise ValidationException(f"{name} must be the name of a variant.")
+    pair = _pair_meant(services, endpoint, {key: str(one) for key, one in names.items() if one is not None})
+    judge = Judge(services.stages, services.evidence, services.assignments, services.outcomes)
+    judged = judge.begin(pair, policy, services.clock.now_s())
+    if judged is None:
+        raise _nothing_judged(endpoint)
+    for _ in range(ROUNDS):
+        judged, more = judge.catch_up(judged, services.clock.now_s())
+        if not more:
+            break
+    arms = LabelledArms(
+        services.records, services.objects, services.outcomes, services.assignments, services.stages
+    )
+    label_evidence = arms.find(judged, services.clock.now_s())
+    if label_evidence is not None:
+        judged, _ = judge.catch_up(judged, services.clock.now_s(), label_evidence)
+    return {**_told(services, judged), "ad_hoc": True}
+
+
+def _told(services: Services, judged: Judged) -> dict[str, Any]:
+    """Render a verdict, and keep what it was decided from."""
+    verdict = judged.verdict()
+    pair = judged.judgement.pair
+    _keep(services, judged, verdict.replay, str(verdict.decision))
+    return {
+        **verdict.to_json(),
+        "endpoint": pair.endpoint,
+        "kind": pair.kind,
+        "control": _arm(pair, "control"),
+        "treatment": _arm(pair, "treatment"),
+        "started_at": judged.judgement.started_at_s,
+        "ended": judged.judgement.ended_at_s is not None,
+        "requests": judged.judgement.requests,
+    }
+
+
+def _arm(pair: Pair, which: str) -> dict[str, str]:
+    ref = pair.control if which == "control" else pair.treatment
+    return {"variant": ref.variant, "config": ref.config_name, "fleet": ref.fleet_id}
+
+
+def _pair_told(judged: Judged) -> dict[str, Any]:
+    one = judged.judgement
+    return {
+        "kind": one.pair.kind,
+        "control": _arm(one.pair, "control"),
+        "treatment": _arm(one.pair, "treatment"),
+        "verdict": one.decision,
+        "decided_at": one.decided_at,
+        "ended": one.ended_at_s is not None,
+    }
+
+
+def _keep(services: Services, judged: Judged, replay_id: str, decision: str) -> None:
+    """Keep the inputs of a verdict that is told; the oldest ones that were no news are forgotten."""
+    records, now_s = services.records, services.clock.now_s()
+    if records.get(VerdictInputs, replay_id) is not None:
+        return
+    name = judged.judgement.name
+    changes: list[Put | Delete] = [
+        Put(VerdictInputs(replay_id, name, judged.inputs(), decision, now_s, now_s), 0)
+    ]
+    endpoint = judged.judgement.pair.endpoint
+    old = records.find(VerdictInputs, Query(status=endpoint, sort_by="created"))
+    told = [one for one in old if not one.value.kept]
+    changes += [
+        Delete(VerdictInputs, one.value.name, one.version) for one in told[: max(0, len(told) - KEPT_ANSWERS)]
+    ]
+    try:
+        records.commit(changes)
+    except Conflict:  # somebody else was told the same verdict just now
+        return
+
+
+def _chosen(endpoint: Endpoint, found: Sequence[Judged], query: Mapping[str, str]) -> Judged:
+    """Choose the judgement that is meant: what runs before what ended, a rollout first, then the newest."""
+    fitting = [one for one in found if _fits(one.judgement.pair, query)]
+    if not fitting:
+        if found:
+            there_are = ", ".join(
+                f"{one.judgement.pair.control} and {one.judgement.pair.treatment}" for one in found
+            )
+            raise ValidationException(
+                f'Endpoint "{endpoint.name}" has no verdict about these; there are: {there_are}.'
+            )
+        raise _nothing_judged(endpoint)
+    return max(
+        fitting,
+        key=lambda one: (
+            one.judgement.ended_at_s is None,
+            one.judgement.pair.kind == ROLLOUT,
+            one.judgement.started_at_s,
+            one.judgement.name,
+        ),
+    )
+
+
+def _fits(pair: Pair, query: Mapping[str, str]) -> bool:
+    """Tell whether a pair is the one named: by variants, or by their configurations."""
+    for which, ref in (("control", pair.control), ("treatment", pair.treatment)):
+        name = query.get(which)
+        if name is not None and name not in (ref.variant, ref.config_name):
+            return False
+    return True
+
+
+def _nothing_judged(endpoint: Endpoint) -> ValidationException:
+    return ValidationException(
+        f'Endpoint "{endpoint.name}" has nothing to judge: it needs two production variants, or an update '
+        "that shifts traffic step by step."
+    )
+
+
+def _pair_meant(services: Services, endpoint: Endpoint, names: Mapping[str, str]) -> Pair:
+    """Find the pair to judge ad hoc; two variants in any order, of the newest stage that has such a pair."""
+    for stage in reversed(services.stages.find(endpoint.name)):
+        pairs = pairs_of(stage)
+        for pair in pairs:
+            if _fits(pair, names):
+                return pair
+        if names and pairs:
+            swapped = {"control": names.get("treatment", ""), "treatment": names.get("control", "")}
+            for pair in pairs:
+                if all(names.get(which) for which in ("control", "treatment")) and _fits(pair, swapped):
+                    return Pair(pair.endpoint, pair.kind, pair.treatment, pair.control)
+            break
+    if names:
+        raise ValidationException(
+            f'Endpoint "{endpoint.name}" has no two arms that are {" and ".join(names.values())}.'
+        )
+    raise _nothing_judged(endpoint)
+
+
+# --- replay ------------------------------------------------------------------------------------------
+
+
+def replay(services: Services, request: OwnRequest) -> dict[str, Any]:
+    """Decide a verdict again from what was stored, and tell whether it is the same to the bit.
+
+    Raises:
+        ResourceNotFound: nothing is stored under this id.
+    """
+    stored = services.records.get(VerdictInputs, request.labels["replay"])
+    if stored is None:
+        raise ResourceNotFound(f"No verdict is kept under {request.labels['replay'][:100]!r}.")
+    verdict = replay_verdict(stored.value.inputs)
+    return {
+        **verdict.to_json(),
+        "identical": verdict.replay == stored.value.name and str(verdict.decision) == stored.value.decision,
+        "judgement": stored.value.judgement,
+        "inputs": stored.value.inputs,
+    }
+
+
+# --- policies ----------------------------------------------------------------------------------------
+
+
+def get_policy(services: Services, request: OwnRequest) -> dict[str, Any]:
+    """Tell the endpoint's policy, or the defaults where it has none."""
+    endpoint = endpoint_of(services, request)
+    stored = services.records.get(EndpointPolicy, endpoint.name)
+    if stored is not None:
+        return {"endpoint": endpoint.name, "default": False, "policy": stored.value.policy}
+    return {
+        "endpoint": endpoint.name,
+        "default": True,
+        "policies": {kind: default_policy(kind).to_json() for kind in ("deploy", "experiment")},
+    }
+
+
+def put_policy(services: Services, request: OwnRequest) -> dict[str, Any]:
+    """Set what must be proven from now on; another policy begins its evidence anew."""
+    endpoint = endpoint_of(services, request)
+    policy = _policy(request.body)
+
+    def attempt() -> dict[str, Any]:
+        before = services.records.get(EndpointPolicy, endpoint.name)
+        now_s = services.clock.now_s()
+        created_at_s = now_s if before is None else before.value.created_at_s
+        record = EndpointPolicy(endpoint.name, policy.to_json(), created_at_s, now_s)
+        services.records.commit([Put(record, 0 if before is None else before.version)])
+        return {"endpoint": endpoint.name, "default": False, "policy": record.policy}
+
+    told = until_agreed(attempt)
+    services.nudge()
+    return told
+
+
+def delete_policy(services: Services, request: OwnRequest) -> dict[str, Any]:
+    """Return to the defaults."""
+    endpoint = endpoint_of(services, request)
+
+    def attempt() -> dict[str, Any]:
+        before = services.records.get(EndpointPolicy, endpoint.name)
+        if before is not None:
+            services.records.commit([Delete(EndpointPolicy, endpoint.name, before.version)])
+        return {}
+
+    return until_agreed(attempt)
+
+
+def _policy(given: Any) -> Policy:
+    """Check a policy.
+
+    Raises:
+        ValidationException: it names the key.
+    """
+    try:
+        return parse_policy(given)
+    except PolicyError as error:
+        raise ValidationException(f"The policy can't be used: {error}.") from None
+
+
+# --- plans -------------------------------------------------------------------------------------------
+
+
+def post_plan(services: Services, request: OwnRequest) -> dict[str, Any]:
+    """Say how much traffic, or time, each proof takes; by default with the endpoint's rates and traffic."""
+    endpoint = endpoint_of(services, request)
+    kind = request.body.get("kind", "deploy")
+    if "policy" in request.body:
+        policy = _policy(request.body["policy"])
+    elif kind in ("deploy", "experiment"):
+        stored = services.records.get(EndpointPolicy, endpoint.name)
+        policy = parse_policy(stored.value.policy) if stored is not None else default_policy(kind)
+    else:
+        raise ValidationException("kind must be deploy or experiment.")
+    requests, errors, minutes = _traffic(services, endpoint.name)
+    rates = request.body.get("rates", {})
+    if not isinstance(rates, Mapping) or not all(_is_number(one) for one in rates.values()):
+        raise ValidationException("rates must be an object of numbers by metric.")
+    per_minute = request.body.get("requests_per_minute")
+    share = request.body.get("share", 0.1 if policy.kind == "deploy" else 0.5)
+    for name, value in (("requests_per_minute", per_minute), ("share", share)):
+        if value is not None and not _is_number(value):
+            raise ValidationException(f"{name} must be a number.")
+    if per_minute is None and minutes:
+        per_minute = requests / minutes or None
+    seen = {} if not requests else {"error_rate": errors / requests}
+    try:
+        planned = plan(policy, {**seen, **rates}, per_minute, share)
+    except ValueError as error:
+        raise ValidationException(f"{error}.") from None
+    return {**planned.to_json(), "rates": {**seen, **rates}}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _traffic(services: Services, endpoint: str) -> tuple[int, int, float]:
+    """Return requests, errors and minutes of the endpoint's newest stage."""
+    totals = [one for one in services.evidence.totals(endpoint) if one.source in RANDOMISED]
+    if not totals:
+        return 0, 0, 0.0
+    newest = max(one.stage for one in totals)
+    stage = next((one for one in services.stages.find(endpoint) if one.number == newest), None)
+    ours = [one for one in totals if one.stage == newest]
+    began_s = max(one.at_s for one in ours) if stage is None else stage.started_at_s
+    minutes = max(0.0, max(one.at_s for one in ours) + 1 - began_s) / 60.0
+    return sum(one.requests for one in ours), sum(one.failures + one.abandoned for one in ours), minutes
+
+
+OWN_CALLS = (
+    OwnCall("GET", "/endpoints/{endpoint}/verdict", get_verdict, query=frozenset({"control", "treatment"})),
+    OwnCall(
+        "POST",
+        "/endpoints/{endpoint}/verdict",
+        post_verdict,
+        body=frozenset({"control", "treatment", "policy"}),
+    ),
+    OwnCall("GET", "/endpoints/{endpoint}/policy", get_policy),
+    OwnCall("PUT", "/endpoints/{endpoint}/policy", put_policy, body=None),
+    OwnCall("DELETE", "/endpoints/{endpoint}/policy", delete_policy),
+    OwnCall(
+        "POST",
+        "/endpoints/{endpoint}/plan",
+        post_plan,
+        body=frozenset({"kind", "policy", "rates", "requests_per_minute", "share"}),
+    ),
+    OwnCall("GET", "/verdicts/{replay}", replay),
+)

@@ -1,0 +1,107 @@
+"""The controller killed at a sample of its failpoints, forward and back, and routers and workers at random.
+
+All of them: ``make soak`` (``bench/soak_rollouts.py``)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench.rollout_world import (
+    Served,
+    at_rest,
+    blue_green,
+    percent,
+    rolling,
+    until,
+    update_and_judge,
+)
+
+pytestmark = [pytest.mark.journey, pytest.mark.timeout(300)]
+
+ENVIRONMENTS = Path(__file__).resolve().parents[2] / ".cache" / "test-environments"
+CANARY = blue_green("CANARY", 30, CanarySize=percent(20))
+
+
+@pytest.mark.parametrize(
+    ("failpoint", "deployment", "back"),
+    [
+        ("TrafficShifting/mid-effect:2", CANARY, False),
+        ("TrafficShifted/after-intent", rolling(30), False),
+        ("RollbackStarted/after-intent:2", CANARY, True),
+        ("StartInstance/after-effect", rolling(30), True),
+    ],
+)
+def test_a_killed_controller_goes_on_where_it_was(
+    tmp_path: Path, failpoint: str, deployment: dict[str, Any], back: bool
+) -> None:
+    served = Served(tmp_path, failpoint=f"{failpoint}", environments=ENVIRONMENTS)
+    try:
+        # The create may have met it already: armed anew.
+        (served.data_dir / "run" / "failpoints.json").unlink(missing_ok=True)
+        update_and_judge(served, deployment, back=back)
+        deaths = (served.data_dir / "run" / "failpoints.json").read_text()
+        assert failpoint.partition(":")[0] in deaths, "the failpoint was never reached"
+    finally:
+        served.stop()
+
+
+def test_an_unknown_failpoint_is_refused(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "understudy.cli", "serve", "--port", "0"]
+    environment = {**os.environ, "UNDERSTUDY_FAILPOINT": "NoSuchThing/before-intent"}
+    done = subprocess.run(
+        [*command, "--data-dir", str(tmp_path / "data")],
+        capture_output=True, text=True, timeout=60, check=False, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 1 and "there is no failpoint 'NoSuchThing/before-intent'" in done.stderr
+
+
+def test_routers_and_workers_may_die_during_a_rollout_and_boto3_sees_nothing(tmp_path: Path) -> None:
+    served = Served(tmp_path, environments=ENVIRONMENTS)
+    try:
+        failures: list[str] = []
+        seen: list[str] = []
+        stop = threading.Event()
+
+        def call() -> None:
+            runtime = served.client("sagemaker-runtime")
+            while not stop.is_set():
+                try:
+                    seen.append(runtime.invoke_endpoint(EndpointName="e", Body=b"x")["Body"].read().decode())
+                except Exception as error:  # noqa: BLE001 - whatever a caller sees is the finding
+                    failures.append(repr(error))
+
+        callers = [threading.Thread(target=call) for _ in range(2)]
+        for caller in callers:
+            caller.start()
+        served.sagemaker.update_endpoint(
+            EndpointName="e",
+            EndpointConfigName="v2",
+            DeploymentConfig=blue_green("LINEAR", 60, LinearStepSize=percent(50)),
+        )
+        for title in (
+            "understudy router 0",
+            "understudy worker e/",
+            "understudy router 1",
+            "understudy worker e/",
+        ):
+            time.sleep(0.8)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(served.named(title)[-1], signal.SIGKILL)
+        found = at_rest(served.sagemaker)
+        stop.set()
+        for caller in callers:
+            caller.join()
+        assert failures == []
+        assert set(seen) <= {"v1", "v2"} and found["EndpointStatus"] == "InService"
+        until(lambda: served.leftovers().get("worker") == 2, "two instances again")
+    finally:
+        served.stop()

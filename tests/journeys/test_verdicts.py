@@ -1,0 +1,214 @@
+"""Verdicts end to end: a broken variant is found while a controller is killed; an alarm on evidence."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+import psutil
+import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from understudy.cli.own_calls import call_server, endpoint_path
+from understudy.sdk.servers import read_server
+
+ROLE = "arn:aws:iam::123456789012:role/understudy"
+NAME, BUCKET = "guarded", "verdicts"
+MODEL = """\
+import random
+def model_fn(model_dir):
+    return None
+def transform_fn(model, body, content_type, accept):
+    if random.random() < RATE:
+        raise RuntimeError("broken")
+    return body, "text/plain"
+"""
+
+pytestmark = [pytest.mark.journey, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def endpoint(server: Any) -> Iterator[str]:
+    """A good variant with 90 % of the traffic and one that fails every fifth request."""
+    sagemaker, s3 = server.client("sagemaker"), server.client("s3")
+    s3.create_bucket(Bucket=BUCKET)
+    for name, rate in (("good", 0.0), ("bad", 0.2)):
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+            content = MODEL.replace("RATE", str(rate)).encode()
+            info = tarfile.TarInfo("code/inference.py")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+        s3.put_object(Bucket=BUCKET, Key=f"{name}.tar.gz", Body=packed.getvalue())
+        sagemaker.create_model(
+            ModelName=name,
+            ExecutionRoleArn=ROLE,
+            PrimaryContainer={
+                "Image": "python:3",
+                "ModelDataUrl": f"s3://{BUCKET}/{name}.tar.gz",
+            },
+        )
+    sagemaker.create_endpoint_config(
+        EndpointConfigName=NAME,
+        ProductionVariants=[
+            {
+                "VariantName": name,
+                "ModelName": name,
+                "InstanceType": "ml.m5.large",
+                "InitialInstanceCount": 1,
+                "InitialVariantWeight": weight,
+            }
+            for name, weight in (("good", 9.0), ("bad", 1.0))
+        ],
+    )
+    sagemaker.create_endpoint(EndpointName=NAME, EndpointConfigName=NAME)
+    sagemaker.get_waiter("endpoint_in_service").wait(
+        EndpointName=NAME, WaiterConfig={"Delay": 1, "MaxAttempts": 250}
+    )
+    yield NAME
+    sagemaker.delete_endpoint(EndpointName=NAME)
+
+
+@pytest.fixture(scope="module")
+def ask(server: Any, endpoint: str) -> Callable[..., dict[str, Any]]:
+    def call(method: str, rest: str, **options: Any) -> dict[str, Any]:
+        return call_server(read_server(server.data_dir), method, endpoint_path(endpoint, rest), **options)
+
+    return call
+
+
+def until(check: Callable[[], Any], patience_s: float = 60.0) -> Any:
+    deadline_s = time.monotonic() + patience_s
+    while True:
+        found = check()
+        if found:
+            return found
+        assert time.monotonic() < deadline_s, "it did not come"
+        time.sleep(0.1)
+
+
+def send(server: Any, count: int, seen: Counter[tuple[str, bool]], **members: Any) -> None:
+    runtime = server.client("sagemaker-runtime", config=Config(retries={"total_max_attempts": 1}))
+    for _ in range(count):
+        try:
+            answer = runtime.invoke_endpoint(EndpointName=NAME, Body=b"x", **members)
+            seen[answer["InvokedProductionVariant"], True] += 1
+        except ClientError as error:
+            assert error.response["Error"]["Code"] == "ModelError"
+            seen["bad", False] += 1
+
+
+def test_a_broken_variant_is_found(server: Any, ask: Callable[..., dict[str, Any]]) -> None:
+    """What callers saw is counted, the controller killed in the middle; the alarm on evidence rings."""
+    cloudwatch = server.client("cloudwatch")
+    cloudwatch.put_metric_alarm(
+        AlarmName="harm",
+        Namespace="Understudy/Verdicts",
+        MetricName="HarmEvidenceLog10",
+        Dimensions=[{"Name": "EndpointName", "Value": NAME}, {"Name": "VariantName", "Value": "bad"}],
+        Statistic="Maximum",
+        Period=10,
+        EvaluationPeriods=1,
+        Threshold=2.0,
+        ComparisonOperator="GreaterThanOrEqualToThreshold",
+        TreatMissingData="notBreaching",
+    )
+    seen: Counter[tuple[str, bool]] = Counter()
+    threads = [threading.Thread(target=send, args=(server, 300, seen)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(1.0)
+    (controller,) = [
+        one for one in psutil.Process(server.pid).children() if "controller" in " ".join(one.cmdline())
+    ]
+    os.kill(controller.pid, signal.SIGKILL)
+    for thread in threads:
+        thread.join()
+    send(server, 20, seen, TargetVariant="bad")
+
+    def counted() -> dict[str, Any] | None:
+        try:
+            told = ask("GET", "verdict")
+        except click.ClickException as error:
+            assert "restarting" in error.message or "does not answer" in error.message
+            return None
+        whole = told["requests"] + told["validity"]["excluded_targeted"]
+        return told if whole == sum(seen.values()) else None
+
+    told = until(counted)
+    assert told["verdict"] == "ROLLBACK", told
+    assert (told["control"]["variant"], told["treatment"]["variant"]) == ("good", "bad")
+    assert told["validity"]["excluded_targeted"] == 20
+    errors = next(one for one in told["evidence"] if one["metric"] == "error_rate")
+    assert errors["events"]["control"] == 0
+    assert errors["events"]["treatment"] <= sum(count for (_, fine), count in seen.items() if not fine)
+    assert errors["stages"][0]["pi"] == pytest.approx(0.1)
+    assert told["decided_at"] is not None and told["side_by_side"]
+
+    def alarmed() -> bool:
+        (alarm,) = cloudwatch.describe_alarms(AlarmNames=["harm"])["MetricAlarms"]
+        return bool(alarm["StateValue"] == "ALARM")
+
+    until(alarmed)
+    points = cloudwatch.get_metric_statistics(
+        Namespace="Understudy/Verdicts",
+        MetricName="HarmEvidenceLog10",
+        Dimensions=[
+            {"Name": "EndpointName", "Value": NAME},
+            {"Name": "VariantName", "Value": "bad"},
+            {"Name": "EndpointConfigName", "Value": NAME},
+        ],
+        StartTime=datetime.now(UTC) - timedelta(minutes=5),
+        EndTime=datetime.now(UTC) + timedelta(minutes=1),
+        Period=1,
+        Statistics=["Maximum"],
+    )["Datapoints"]
+    harm = [point["Maximum"] for point in sorted(points, key=lambda point: point["Timestamp"])]
+    assert harm == sorted(harm) and harm[-1] >= 2.0
+
+
+def test_the_shell_tells_it_by_its_exit_code(server: Any, endpoint: str) -> None:
+    def understudy(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "understudy.cli", *arguments, "--data-dir", str(server.data_dir)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    done = understudy("verdict", NAME, "--watch", "--json")
+    assert done.returncode == 12, done.stderr
+    told = json.loads(done.stdout)
+    assert told["verdict"] == "ROLLBACK"
+    done = understudy(*told["replay"].split(), "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["identical"], done.stderr
+    assert understudy("verdict", "nowhere").returncode == 1
+    assert understudy("verdict", NAME, "--control", "nobody").returncode == 1
+    done = understudy("plan", NAME, "--share", "0.1")
+    assert done.returncode == 0 and "error_rate" in done.stdout, done.stderr
+
+
+def test_another_policy_over_the_same_requests(server: Any, endpoint: str, tmp_path: Any) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text('kind = "deploy"\nname = "errors"\n[[guardrails]]\nmetric = "error_rate"\n')
+    command = [sys.executable, "-m", "understudy.cli", "verdict", NAME, "--policy", str(policy), "--json"]
+    done = subprocess.run(
+        [*command, "--data-dir", str(server.data_dir)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 12, done.stderr
+    told = json.loads(done.stdout)
+    assert told["policy"] == "errors" and told["ad_hoc"]
+    policy.write_text('kind = "deploy"\nmargins = 2\n')
+    done = subprocess.run(
+        [*command, "--data-dir", str(server.data_dir)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1 and "margins" in done.stderr
