@@ -16,6 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,7 +25,7 @@ import msgspec
 import setproctitle
 import uvicorn
 from starlette.applications import Starlette
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from understudy.aws.gateway import Gateway
 from understudy.aws.own_calls import OwnCalls
@@ -32,8 +33,13 @@ from understudy.capture.assignments import FOLDER, AssignmentCollector
 from understudy.capture.collector import Collector
 from understudy.capture.judging import Judge
 from understudy.capture.labelled_arms import LabelledArms
+from understudy.console.face import ConsoleFace, is_signed
+from understudy.console.files import ConsoleFiles
 from understudy.console.health import HealthFace
+from understudy.console.invoking import Invoker
+from understudy.console.live import Live
 from understudy.console.prometheus import UnderstudyCollector
+from understudy.console.sessions import Sessions
 from understudy.control.alarm_actions import ActionDelivery
 from understudy.control.alarms import AlarmLoop
 from understudy.control.endpoints import EndpointLoop
@@ -89,6 +95,7 @@ ALARMS_EVERY_S = 0.1  # how soon after it is due an alarm is looked at
 DELIVER_EVERY_S = 0.5
 LEFTOVERS_EVERY_S = 1.0
 COLLECT_EVERY_S = 2.0  # routers complete a segment of captured records as often
+CONSOLE_THREADS = 8  # pages that read at a time
 LOG_EVERY_S = 0.5
 READ_GROUND_TRUTH_EVERY_S = 5.0
 JUDGE_EVERY_S = 0.2  # counts come once a second: a verdict follows its event within about one
@@ -385,14 +392,18 @@ class Controller:
             auth=settings.auth,
         )
         pages = Starlette(routes=health.routes())
+        self._console = console = self._build_console(services, credentials, recorder, health)
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] == "http" and scope["path"] in HEALTH_PATHS:
-                await pages(scope, receive, send)
-            elif scope["type"] == "http" and own_calls.owns(scope["path"]):
-                await own_calls(scope, receive, send)
-            else:
-                await gateway(scope, receive, send)
+            face: ASGIApp = gateway
+            if scope["type"] == "http":
+                if scope["path"] in HEALTH_PATHS:
+                    face = pages
+                elif own_calls.owns(scope["path"]):
+                    face = own_calls
+                elif f"{scope['path']}/".startswith("/console/") and not is_signed(scope):
+                    face = console
+            await face(scope, receive, send)
 
         self._server = uvicorn.Server(
             uvicorn.Config(
@@ -406,6 +417,35 @@ class Controller:
                 server_header=False,
                 timeout_graceful_shutdown=5,
             )
+        )
+
+    def _build_console(
+        self, services: Services, credentials: Credentials, recorder: Recorder, health: HealthFace
+    ) -> ConsoleFace:
+        settings, threads = self.settings, ThreadPoolExecutor(CONSOLE_THREADS, "console")
+        return ConsoleFace(
+            mode=settings.console,
+            files=ConsoleFiles(),
+            sessions=Sessions(
+                settings.console_secret_path,
+                None if settings.auth == "none" else credentials.keys,
+                RealClock(),
+                services.entropy,
+            ),
+            services=services,
+            call=self._gateway.perform_json,
+            own_call=self._own_calls.perform_checked,
+            describe=health.describe,
+            live=Live(
+                lambda: recorder.totals()[0],
+                health.describe,
+                services.clock,
+                threads,
+                stopping=lambda: self._server.should_exit,
+            ),
+            invoker=Invoker(services.endpoint_url, credentials.keys, settings.region),
+            time_scale=settings.time_scale,
+            threads=threads,
         )
 
     def _nudge(self) -> None:
@@ -430,6 +470,7 @@ class Controller:
             self._server.run()
         finally:
             self._gateway.close()
+            self._console.close()
             self._own_calls.close()
             self._loop.stop()
             self._labelling.stop()

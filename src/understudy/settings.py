@@ -49,6 +49,7 @@ class Settings:
         shadow_cpu_percent: The most that each instance of a shadow may use of the processors, 100 is one of
             them; 0: no ceiling but the shadow's own.
         environments_dir: Where model environments are built; empty means in ``data_dir``.
+        console: ``on``, ``readonly`` (it shows everything and changes nothing) or ``off``.
         alarm_webhooks: Where alarms may send messages to, e.g. ``https://hooks.example/*``, separated by
             blanks; empty: nowhere.
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
@@ -70,6 +71,7 @@ class Settings:
     file_roots: str = ""
     images: str = ""
     environments_dir: str = ""
+    console: str = "on"
     shadow_cpu_percent: int = 0
     alarm_webhooks: str = ""
     log_level: str = "info"
@@ -83,6 +85,11 @@ class Settings:
     def credentials_path(self) -> Path:
         """Access key and secret, mode 0600."""
         return Path(self.data_dir) / "credentials.json"
+
+    @property
+    def console_secret_path(self) -> Path:
+        """What signs the console's sessions, mode 0600."""
+        return Path(self.data_dir) / "console.key"
 
     @property
     def spool_dir(self) -> Path:
@@ -181,6 +188,8 @@ def _check(settings: Settings) -> None:
         raise SettingsError(f"--images {settings.images}: there is no such file.")
     if settings.objects and not settings.objects.startswith(("http://", "https://")):
         raise SettingsError(f"--objects {settings.objects}: give http(s)://HOST:PORT of an S3 server.")
+    if settings.console not in ("on", "readonly", "off"):
+        raise SettingsError(f"--console {settings.console}: choose on, readonly or off.")
     try:
         parse_webhooks(settings.alarm_webhooks)
     except ValueError as error:

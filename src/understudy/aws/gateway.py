@@ -30,6 +30,7 @@ from understudy.aws.bodies import (
 from understudy.aws.catalog import GLOBAL_SERVICES, SIGNING_NAMES, Catalog
 from understudy.aws.identify import DIRECTORY_BUCKETS, Origin, find_call, identify, query_service
 from understudy.aws.messages import MAX_CONTROL_BODY_BYTES, Answer, BodySource, Call, HttpRequest, Parameters
+from understudy.aws.protocols.json import dump
 from understudy.aws.protocols.query import parse_form
 from understudy.aws.rendering import parse_call, render_failure, render_result
 from understudy.aws.s3_routes import S3Routes
@@ -159,11 +160,7 @@ class Gateway:
             call = self._find(origin, request, form)
             operation = self._choose(call)
             body = self._open_body(call, request, source, verified)
-            parameters = parse_call(call, request, body)
-            self._settle(call, request, body, parameters)
-            validate(call.service, call.model.input_shape, parameters)
-            result = operation(self._services, parameters)
-            return render_result(call, parameters, result, request_id)
+            return self._carry_out(call, operation, request, body, request_id)
         except ApiError as error:
             return render_failure(self._catalog, origin, request, error, request_id)
         except ClientGone:
@@ -177,7 +174,44 @@ class Gateway:
             )
             return render_failure(self._catalog, origin, request, failure, request_id)
 
+    def perform_json(self, service: str, operation: str, body: bytes) -> tuple[int, bytes]:
+        """Take one JSON call through the same steps but the signature's: the caller has checked who asks.
+
+        Args:
+            service: botocore's name of a service that speaks JSON.
+            body: Parameters as the wire has them.
+        Returns:
+            HTTP status and JSON.  Errors are ``{"code": ..., "message": ...}``.
+        """
+        request = HttpRequest("POST", b"/", b"", ())
+        request_id = self._new_request_id()
+        try:
+            model = self._catalog.operation(service, operation)
+            if model is None:
+                raise NotImplementedOperation(service, operation)
+            call = Call(service, operation, "json", model)
+            source = WholeBody(body)
+            answer = self._carry_out(call, self._choose(call), request, source, request_id)
+        except ApiError as error:
+            return error.status, dump({"code": error.code, "message": error.message})
+        except Exception:
+            log.exception("request %s: %s %s failed", request_id, service, operation)
+            message = f"An internal error occurred; the server's log has it under request id {request_id}."
+            return 500, dump({"code": "InternalFailure", "message": message})
+        assert isinstance(answer.body, bytes)  # JSON answers are whole
+        return answer.status, answer.body
+
     # --- the steps ---------------------------------------------------------------------------------
+
+    def _carry_out(
+        self, call: Call, operation: Operation, request: HttpRequest, body: BodySource, request_id: str
+    ) -> Answer:
+        """Read, check, do, answer."""
+        parameters = parse_call(call, request, body)
+        self._settle(call, request, body, parameters)
+        validate(call.service, call.model.input_shape, parameters)
+        result = operation(self._services, parameters)
+        return render_result(call, parameters, result, request_id)
 
     def _read_form(
         self, origin: Origin, request: HttpRequest, source: ComingBody | WholeBody

@@ -6,45 +6,23 @@ latencies and errors over CloudWatch.  Two capture files, ours or AWS's, can be 
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import click
 
-from understudy.analysis.answers import Answer
-from understudy.analysis.differences import Comparison, Request
+from understudy.analysis.differences import Comparison
 from understudy.analysis.fields import Tolerance
-from understudy.analysis.pairing import grouped
-from understudy.capture.reader import Captured, Side, read_file, read_lines
+from understudy.capture.comparing import KEYS, SLACK_S, Compared, compare
+from understudy.capture.reader import Captured, read_lines
 from understudy.cli.captured import EndpointSource
 from understudy.cli.compare_report import show_report
 from understudy.cli.connection import connect, data_dir_option
 from understudy.cli.logs import parse_duration_s
 from understudy.core.routing import noise_name
-
-SLACK_S = 600.0  # records of one request come to the files of its variants within this
-REMEMBERED_INPUTS = 20_000
-REMEMBERED_BYTES = 4096
-KEYS: dict[str, Callable[[Captured], object]] = {
-    "event": lambda one: one.event_id,
-    "inference": lambda one: one.inference_id,
-    "input": lambda one: None if one.input is None else hashlib.sha256(one.input.data.encode()).digest(),
-}
-
-
-@dataclass(frozen=True)
-class Compared:
-    """Who is compared: streams of records, and their names."""
-
-    names: tuple[str, str]
-    streams: tuple[Iterator[Captured], ...]
-    slack_s: float
 
 
 @click.command("compare")
@@ -152,64 +130,3 @@ def command(
         for problem in bad[:3]:
             click.echo(f"Warning: {problem}", err=True)
         show_report(report, match)
-
-
-def compare(compared: Compared, comparison: Comparison, match: str) -> Comparison:
-    """Read all records and compare them.
-
-    Args:
-        match: A key of ``KEYS``.
-    """
-    seen = RepeatedRequests()
-    for baseline, candidate, *others in grouped(compared.streams, KEYS[match], compared.slack_s):
-        again = others[0] if others else None
-        ours = _answer(baseline)
-        theirs = _answer(candidate)
-        if ours is None or theirs is None:
-            if ours is not None or theirs is not None:
-                comparison.add_single("candidate" if ours is None else "baseline")
-        else:
-            assert baseline is not None
-            shown = baseline.input if baseline.input is not None else (candidate and candidate.input)
-            request = Request(
-                baseline.event_id,
-                baseline.inference_id,
-                baseline.at_s,
-                None if not shown else _body(shown),
-            )
-            comparison.add(request, ours, theirs, _answer(again))
-        if len(compared.streams) == 2 and baseline is not None and ours is not None:
-            before = seen.answer_before(baseline, ours)
-            if before is not None:
-                comparison.add_noise(before, ours)
-    return comparison
-
-
-class RepeatedRequests:
-    """Production's latest answers by request, for equal requests that come again; bounded."""
-
-    def __init__(self) -> None:
-        self._answers: OrderedDict[bytes, Answer] = OrderedDict()
-
-    def answer_before(self, record: Captured, answer: Answer) -> Answer | None:
-        """Return the answer to the same request before this one, and remember this one."""
-        if record.input is None or len(answer.body) > REMEMBERED_BYTES:
-            return None
-        content = f"{record.input.content_type}\0{record.custom_attributes}\0{record.input.data}"
-        key = hashlib.sha256(content.encode("utf-8", "replace")).digest()
-        before = self._answers.pop(key, None)
-        self._answers[key] = answer
-        if len(self._answers) > REMEMBERED_INPUTS:
-            self._answers.popitem(last=False)
-        return before
-
-
-def _answer(record: Captured | None) -> Answer | None:
-    return None if record is None or record.output is None else _body(record.output)
-
-
-def _body(side: Side) -> Answer:
-    try:
-        return Answer(side.body, side.content_type)
-    except ValueError:  # not the base64 it claims to be
-        return Answer(side.data.encode(), side.content_type)

@@ -45,6 +45,9 @@ Examples:
 @click.option("--images", type=click.Path(dir_okay=False), help="TOML file with further image entries.")
 @click.option("--environments-dir", type=click.Path(file_okay=False), help="Where model environments go.")
 @click.option(
+    "--console", type=click.Choice(["on", "readonly", "off"]), help="The pages at /console.  [default: on]"
+)
+@click.option(
     "--shadow-cpu-percent",
     type=int,
     help="Ceiling of each shadow instance; 100: one processor.  [default: 0, none]",
@@ -65,6 +68,8 @@ def serve(config_file: str | None, **options: Any) -> None:
 
         def on_ready(url: str) -> None:
             click.echo(f"Understudy listens on {url} (data: {settings.data_dir})", err=True)
+            if settings.console != "off":
+                click.echo(f"Console: {url}/console", err=True)
             place = shlex.quote(settings.data_dir)
             click.echo(f'Clients: eval "$(understudy env --data-dir {place})"', err=True)
 

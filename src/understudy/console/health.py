@@ -83,7 +83,7 @@ class HealthFace:
         except SignatureFailure as failure:
             code, status = failure.wire("json")
             return _json({"__type": code, "message": failure.message}, status=status)
-        return _json(await run_in_threadpool(self._status))
+        return _json(await run_in_threadpool(self.describe))
 
     def _authenticate(self, request: Request) -> None:
         if self.auth == "none":
@@ -97,7 +97,8 @@ class HealthFace:
         )
         verify(signed, self.credentials(), now_s=self.now_s(), region=self.region, services=("sagemaker",))
 
-    def _status(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
+        """Describe processes, endpoints, variants and instances as they are now."""
         states = list(self.runtime.observe())
         processes = [
             {"role": "supervisor", "pid": os.getppid(), "name": "understudy serve"},

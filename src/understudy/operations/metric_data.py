@@ -9,14 +9,15 @@ Source: CloudWatch API Reference, GetMetricData.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from understudy.core.errors import ApiError
 from understudy.core.metric_math import Node, evaluate, parse_expression, references
 from understudy.core.metric_values import MathError, Scope, TimeSeries, Value, Work
-from understudy.core.metrics import Summary
+from understudy.core.metrics import Bucket, Summary
 from understudy.core.statistics import parse_statistic, statistic
 from understudy.operations.metric_requests import (
     aligned_range,
@@ -150,12 +151,14 @@ def _evaluated(
     work = Work(MAX_WORK)
     values: dict[str, Value] = {}
     trees: dict[str, Node] = {}
+    # Several statistics of one metric are common (p50 and p99): its samples are read once.
+    read = cache(lambda key, first_s, last_s, period_s: services.series.read(key, first_s, last_s, period_s))
     for query in queries:
         try:
             if query.get("Expression") is not None:
                 trees[query["Id"]] = parse_expression(query["Expression"])
             else:
-                values[query["Id"]] = _read(services, query, start_s, end_s, work)
+                values[query["Id"]] = _read(read, query, start_s, end_s, work)
         except MathError as error:
             raise _expression_error(query, error) from None
     metric_ids = tuple(values)
@@ -195,14 +198,14 @@ def _in_order(trees: Mapping[str, Node], by_id: Mapping[str, Mapping[str, Any]])
 
 
 def _read(
-    services: Services, query: Mapping[str, Any], start_s: float, end_s: float, work: Work
+    read: Callable[..., list[Bucket]], query: Mapping[str, Any], start_s: float, end_s: float, work: Work
 ) -> TimeSeries:
     """Read one metric; where no Unit is asked for, all units together."""
     metric_stat = query["MetricStat"]
     period_s = metric_stat["Period"]
     first_s, last_s = aligned_range(start_s, end_s, period_s)
     summaries: dict[int, Summary] = {}
-    for bucket in services.series.read(key_of(metric_stat["Metric"]), first_s, last_s, period_s):
+    for bucket in read(key_of(metric_stat["Metric"]), first_s, last_s, period_s):
         work.spend(1)
         if metric_stat.get("Unit") in (None, bucket.unit):
             before = summaries.get(bucket.start_s)

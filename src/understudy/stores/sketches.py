@@ -8,6 +8,7 @@ Main class: :class:`PackedBuckets`, which unpacks only when somebody asks for a 
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
+from itertools import accumulate
 
 import msgspec
 
@@ -34,10 +35,8 @@ def unpack(blobs: Iterable[bytes]) -> dict[int, float]:
     merged: dict[int, float] = {}
     for blob in blobs:
         flat = _DECODER.decode(blob)
-        bucket = 0
-        for at in range(0, len(flat), 2):
-            bucket += int(flat[at])
-            merged[bucket] = merged.get(bucket, 0.0) + flat[at + 1]
+        for bucket, count in zip(accumulate(map(int, flat[::2])), flat[1::2], strict=True):
+            merged[bucket] = merged.get(bucket, 0.0) + count
     return merged
 
 

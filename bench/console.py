@@ -1,0 +1,320 @@
+"""What the console costs: ``python -m bench.console``.
+
+Measures the first page, a page of ten variants with a day of data, the controller's CPU per refresh, and what
+fifty viewers do to the latency of invocations.  Needs a Chromium and a quiet machine.  Prints one table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import boto3
+import psutil
+from playwright.sync_api import sync_playwright
+
+from understudy.core.metrics import Summary, instance_data, router_data
+from understudy.core.ports import InstanceState, InstanceStatus
+from understudy.demo.server import start_server
+from understudy.sdk.servers import Server
+from understudy.settings import process_environment
+from understudy.stores.series import SqliteSeries
+
+ROOT = Path(__file__).parents[1]
+VARIANTS = [f"v{number}" for number in range(10)]
+DAY_S = 86_400
+VIEWERS = 50
+ROUNDS = 10
+INVOKE_S = 4.0
+
+
+def staging() -> Any:
+    """Load the stage of the browser journeys."""
+    spec = importlib.util.spec_from_file_location("console_stage", ROOT / "tests/journeys/console_stage.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def fill(path: Path) -> None:
+    """Write a day of minutes for ten variants, as routers and instances would have."""
+    series = SqliteSeries(path)
+    end_s = int(time.time()) - 60
+    for start_s in range(end_s - DAY_S, end_s, 3600):
+        items, states = [], []
+        for minute in range(60):
+            at_s = start_s + 60 * minute
+            for number, variant in enumerate(VARIANTS):
+                latencies = [1000.0 + (at_s * 7 + number * 131 + one * 977) % 9000 for one in range(60)]
+                told = Summary.of(latencies).to_json()
+                items.append(
+                    {
+                        "endpoint": "ten",
+                        "variant": variant,
+                        "config": "",
+                        "at_s": at_s,
+                        "invocations": 60,
+                        "per_instance": 60.0,
+                        "errors_5xx": int(minute == number),
+                        "model_latency_us": told,
+                        "overhead_latency_us": told,
+                    }
+                )
+            states = [
+                InstanceState(
+                    f"ten/{variant}/f1/0-a",
+                    InstanceStatus.READY,
+                    cpu_percent=20.0,
+                    memory_percent=30.0,
+                    disk_percent=5.0,
+                )
+                for variant in VARIANTS
+            ]
+            series.record(instance_data(states, at_s))
+        series.record(router_data(items))
+    series.close()
+
+
+class Served:
+    """A server as the stage wants it."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+
+    @property
+    def data_dir(self) -> Path:
+        assert self.server.data_dir is not None
+        return self.server.data_dir
+
+    def client(self, service: str, **options: Any) -> Any:
+        return boto3.session.Session().client(
+            service,
+            endpoint_url=self.server.endpoint_url,
+            region_name=self.server.region,
+            aws_access_key_id=self.server.access_key_id,
+            aws_secret_access_key=self.server.secret_access_key,
+            **options,
+        )
+
+
+def controller_of(server: Server) -> psutil.Process:
+    """Find the controller's process."""
+    assert server.pid is not None
+    for one in psutil.Process(server.pid).children():
+        if "controller" in " ".join(one.cmdline()):
+            return one
+    raise SystemExit("the controller was not found")
+
+
+def cpu_s(process: psutil.Process) -> float:
+    """CPU seconds so far."""
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def pages(browser: Any, server: Server) -> dict[str, float]:
+    """Open pages and read how long the browser took."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.goto(f"{server.endpoint_url}/console/")
+    page.get_by_label("Access key ID").fill(server.access_key_id)
+    page.get_by_label("Secret access key").fill(server.secret_access_key)
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="Overview").wait_for()
+    state = context.storage_state()
+    page.close()
+    context.close()
+    found: dict[str, list[float]] = {
+        "first page, ms": [],
+        "first page again, ms": [],
+        "ten variants, a day, ms": [],
+    }
+    process = controller_of(server)
+    watch = (
+        "new MutationObserver(() => { if (%s) window.drawnAt ??= performance.now(); })"
+        ".observe(document, {subtree: true, childList: true, attributes: true})"
+    )
+    for _ in range(ROUNDS):
+        context = browser.new_context(storage_state=state, viewport={"width": 1280, "height": 900})
+        page = context.new_page()
+        page.add_init_script(
+            watch % "document.documentElement?.dataset.drawn && document.querySelector('tbody tr')"
+        )
+        for what in ("first page, ms", "first page again, ms"):
+            page.goto(f"{server.endpoint_url}/console/")
+            page.locator("html[data-drawn]").wait_for(state="attached")
+            page.locator("tbody tr").first.wait_for()
+            found[what].append(page.evaluate("window.drawnAt"))
+        page.close()
+        page = context.new_page()
+        page.add_init_script(watch % "document.querySelectorAll('figure canvas').length >= 8")
+        page.goto(f"{server.endpoint_url}/console/endpoints/ten?range=24h")
+        page.locator("figure canvas").nth(7).wait_for()
+        found["ten variants, a day, ms"].append(page.evaluate("window.drawnAt"))
+        page.close()
+        context.close()
+    told = {name: statistics.median(values) for name, values in found.items()}
+    # One viewer looks for a while: its samples, charts, events and logs.
+    context = browser.new_context(storage_state=state)
+    page = context.new_page()
+    page.goto(f"{server.endpoint_url}/console/endpoints/ten?range=24h")
+    page.locator("figure canvas").nth(7).wait_for()
+    page.wait_for_timeout(2000)
+    idle = 1000 * idle_cpu(process, 20.0, page)
+    told["controller CPU with a viewer, ms/s"] = idle
+    context.close()
+    told["controller CPU with nobody, ms/s"] = 1000 * idle_cpu(process, 10.0, None)
+    return told
+
+
+def idle_cpu(process: psutil.Process, seconds: float, page: Any) -> float:
+    """CPU seconds per second over a while."""
+    before, started_s = cpu_s(process), time.monotonic()
+    if page is None:
+        time.sleep(seconds)
+    else:
+        page.wait_for_timeout(1000 * seconds)
+    return (cpu_s(process) - before) / (time.monotonic() - started_s)
+
+
+@contextmanager
+def viewers(server: Server, count: int) -> Iterator[None]:
+    """Keep so many streams open."""
+    host, port = server.endpoint_url.removeprefix("http://").split(":")
+    connection = http.client.HTTPConnection(host, int(port))
+    body = json.dumps({"access_key_id": server.access_key_id, "secret_access_key": server.secret_access_key})
+    connection.request("POST", "/console/api/sign-in", body, {"content-type": "application/json"})
+    answer = connection.getresponse()
+    answer.read()
+    cookie = (answer.getheader("set-cookie") or "").partition(";")[0]
+    program = (
+        "import http.client, selectors, sys\n"
+        f"streams = []\nfor _ in range({count}):\n"
+        f"    c = http.client.HTTPConnection({host!r}, {port})\n"
+        f"    c.request('GET', '/console/api/live', headers={{'cookie': {cookie!r}}})\n"
+        "    r = c.getresponse()\n    assert r.status == 200\n    streams.append((c, r))\n"
+        "print('open', flush=True)\nchooser = selectors.DefaultSelector()\n"
+        "for c, r in streams:\n    chooser.register(c.sock, selectors.EVENT_READ, c.sock)\n"
+        "while True:\n    for key, _ in chooser.select():\n        key.data.recv(65536)\n"
+    )
+    watching = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    assert watching.stdout is not None and watching.stdout.readline() == b"open\n"
+    try:
+        yield
+    finally:
+        watching.terminate()
+        watching.wait()
+        watching.stdout.close()
+
+
+def invoke(server: Server, per_s: float, seconds: float) -> list[float]:
+    """Send at a steady rate over one kept connection; milliseconds from when each was due."""
+    from botocore.auth import SigV4Auth
+    from botocore.awsrequest import AWSRequest
+    from botocore.credentials import Credentials
+
+    url = f"{server.endpoint_url}/endpoints/ten/invocations"
+    signed = AWSRequest("POST", url, headers={"Content-Type": "text/csv"}, data=b"1,2,3")
+    SigV4Auth(
+        Credentials(server.access_key_id, server.secret_access_key), "sagemaker", server.region
+    ).add_auth(signed)
+    host, port = server.endpoint_url.removeprefix("http://").split(":")
+    took: list[float] = []
+    lock = threading.Lock()
+
+    def send(offset: int, of: int) -> None:
+        connection = http.client.HTTPConnection(host, int(port))
+        mine = []
+        started_s = time.monotonic()
+        for number in range(offset, int(per_s * seconds), of):
+            due_s = started_s + number / per_s
+            time.sleep(max(0.0, due_s - time.monotonic()))
+            connection.request("POST", "/endpoints/ten/invocations", b"1,2,3", dict(signed.headers))
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == 200, answer.status
+            mine.append(1000 * (time.monotonic() - due_s))
+        with lock:
+            took.extend(mine)
+
+    threads = [threading.Thread(target=send, args=(at, 4)) for at in range(4)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    return took
+
+
+def p99(values: list[float]) -> float:
+    """The 99th percentile."""
+    return sorted(values)[int(0.99 * len(values))]
+
+
+def effect(server: Server) -> dict[str, float]:
+    """Compare invocations with and without viewers, in turns."""
+    without: list[float] = []
+    watched: list[float] = []
+    invoke(server, 200, 1.0)
+    for _ in range(ROUNDS):
+        without += invoke(server, 200, INVOKE_S)
+        with viewers(server, VIEWERS):
+            watched += invoke(server, 200, INVOKE_S)
+    return {
+        "invocations' p50, nobody looks, ms": statistics.median(without),
+        f"invocations' p50, {VIEWERS} viewers, ms": statistics.median(watched),
+        "invocations' p99, nobody looks, ms": p99(without),
+        f"invocations' p99, {VIEWERS} viewers, ms": p99(watched),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m bench.console")
+    parser.add_argument("--only", choices=["pages", "viewers"])
+    only = parser.parse_args().only
+    stages = staging()
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        data = Path(folder) / "data"
+        data.mkdir(mode=0o700)
+        fill(data / "series.db")
+        started = start_server(
+            data, log=Path(folder) / "log", ephemeral=False, environment=process_environment()
+        )
+        try:
+            stage = stages.Stage(Served(started.server))
+            stage.models()
+            stage.model(
+                "quick",
+                "def model_fn(d):\n    return 0\ndef transform_fn(m, b, c, a):\n    return '0', 'text/csv'\n",
+            )
+            stage.endpoint("ten", dict.fromkeys(VARIANTS, ("quick", 1.0)))
+            told: dict[str, float] = {}
+            if only != "viewers":
+                browser = stages.launch(playwright)
+                if browser is None:
+                    sys.exit("No Chromium: run `make browser`.")
+                told |= pages(browser, started.server)
+                browser.close()
+            if only != "pages":
+                told |= effect(started.server)
+        finally:
+            started.stop()
+    for name, value in told.items():
+        print(f"{name:45} {value:10.2f}")
+
+
+if __name__ == "__main__":
+    main()

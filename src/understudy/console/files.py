@@ -1,0 +1,70 @@
+"""The console's own files: read once, named by what is in them, sent compressed.
+
+Every file is below ``/console/static/VERSION/``, where VERSION is a hash of all of them: browsers may keep
+them for ever, and modules import each other by relative paths.  The page itself is asked for anew each time,
+answered with an ETag.  Main type: :class:`ConsoleFiles`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = Path(__file__).with_name("static")
+PAGE = "index.html"
+TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain; charset=utf-8",
+}
+FOR_EVER = "public, max-age=31536000, immutable"
+
+
+@dataclass(frozen=True)
+class ConsoleFile:
+    """One file as it is sent.
+
+    Attributes:
+        packed: The same, gzipped.
+        etag: With its quotes.
+    """
+
+    content_type: str
+    body: bytes
+    packed: bytes
+    etag: str
+    cache_control: str
+
+
+class ConsoleFiles:
+    """All files, in memory: about 250 kB."""
+
+    def __init__(self, folder: Path = FOLDER) -> None:
+        paths = sorted(path for path in folder.rglob("*") if path.suffix in TYPES)
+        bodies = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+        together = hashlib.sha256()
+        for name, body in bodies.items():
+            together.update(f"{name}\0{len(body)}\0".encode())
+            together.update(body)
+        self.version = together.hexdigest()[:16]
+        page = bodies.pop(PAGE).replace(b"{static}", f"/console/static/{self.version}".encode())
+        self.page = _file(PAGE, page, "no-cache")
+        self._files = {name: _file(name, body, FOR_EVER) for name, body in bodies.items()}
+
+    def find(self, version: str, name: str) -> ConsoleFile | None:
+        """Return a file of this version, or None."""
+        return self._files.get(name) if version == self.version else None
+
+
+def _file(name: str, body: bytes, cache_control: str) -> ConsoleFile:
+    return ConsoleFile(
+        content_type=TYPES[Path(name).suffix],
+        body=body,
+        packed=gzip.compress(body, 9, mtime=0),
+        etag=f'"{hashlib.sha256(body).hexdigest()[:32]}"',
+        cache_control=cache_control,
+    )

@@ -1,0 +1,189 @@
+"""Live values: one sampler for all who watch, told as server-sent events.
+
+Owns the sampling: once a second while anybody watches, the running totals of the recorder and the endpoints'
+state become one picture, encoded once per endpoint however many watch.  Rates and percentiles are of the last
+``WINDOW_S`` seconds of real time.  Main type: :class:`Live`.
+
+Source: the HTML standard, "Server-sent events".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Executor
+from typing import Any
+
+import msgspec
+
+from understudy.control.totals import VariantTotals
+from understudy.core.metrics import Summary, value_of
+from understudy.core.ports import Clock
+from understudy.core.statistics import statistic
+
+SAMPLE_S = 1.0
+WINDOW_S = 5.0
+MAX_VIEWERS = 500
+RETRY_MS = 2000  # how long a browser waits before it connects again
+
+Totals = Mapping[tuple[str, str], VariantTotals]
+
+
+class TooManyViewers(Exception):
+    """More streams are open than the server wants to feed."""
+
+
+class Live:
+    """The sampler.
+
+    Args:
+        totals: Returns what every variant has served so far.
+        describe: Returns the state of all endpoints: ``{"endpoints": [{"name": ..., "variants": [...]}]}``.
+        clock: The server's, perhaps scaled.
+        threads: Where sampling runs: it reads the records.
+        stopping: Whether the server is about to end; open streams then end too.
+    """
+
+    def __init__(
+        self,
+        totals: Callable[[], Totals],
+        describe: Callable[[], dict[str, Any]],
+        clock: Clock,
+        threads: Executor,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._totals = totals
+        self._describe = describe
+        self._clock = clock
+        self._threads = threads
+        self._stopping = stopping
+        self._past: deque[tuple[float, Totals]] = deque()
+        self._viewers = 0
+        self._sampling: asyncio.Task[None] | None = None
+        self._changed = asyncio.Condition()
+        self._picture: dict[str, Any] | None = None
+        self._number = 0
+        self._encoded: dict[str | None, bytes] = {}
+
+    async def watch(self, endpoint: str | None) -> AsyncIterator[bytes]:
+        """Yield events until the viewer goes or the server ends.
+
+        Args:
+            endpoint: Only this one; None: all.
+        Raises:
+            TooManyViewers: at once.
+        """
+        if self._viewers >= MAX_VIEWERS:
+            raise TooManyViewers
+        self._viewers += 1
+        if self._sampling is None or self._sampling.done():
+            self._sampling = asyncio.create_task(self._sample_on())
+        seen = 0
+        try:
+            yield b"retry: %d\n\n" % RETRY_MS
+            if self._picture is not None and self._past:
+                seen = self._number
+                yield self._event(endpoint)
+            while not self._stopping():
+                await self._wait(seen)
+                if self._number == seen:
+                    yield b": waiting\n\n"
+                    continue
+                seen = self._number
+                yield self._event(endpoint)
+        finally:
+            self._viewers -= 1
+
+    async def _wait(self, seen: int) -> None:
+        """Wait for a picture after number ``seen``, two samples long at most."""
+        async with self._changed:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(2 * SAMPLE_S):
+                    await self._changed.wait_for(lambda: self._number != seen)
+
+    async def _sample_on(self) -> None:
+        """Sample while anybody watches."""
+        loop = asyncio.get_running_loop()
+        while self._viewers > 0 and not self._stopping():
+            picture = await loop.run_in_executor(self._threads, self._sample)
+            async with self._changed:
+                self._picture = picture
+                self._number += 1
+                self._encoded.clear()
+                self._changed.notify_all()
+            await asyncio.sleep(SAMPLE_S)
+        self._past.clear()
+
+    def _sample(self) -> dict[str, Any]:
+        """Look once; runs in a thread, never twice at a time."""
+        now_s, totals = time.monotonic(), self._totals()
+        while self._past and self._past[0][0] < now_s - WINDOW_S - SAMPLE_S / 2:
+            self._past.popleft()
+        before_s, before = self._past[0] if self._past else (now_s, totals)
+        self._past.append((now_s, totals))
+        endpoints = self._describe()["endpoints"]
+        for endpoint in endpoints:
+            for variant in endpoint["variants"]:
+                key = (endpoint["name"], variant["name"])
+                after = totals.get(key, VariantTotals())
+                variant["live"] = difference(before.get(key, VariantTotals()), after, now_s - before_s)
+        return {"at_s": self._clock.now_s(), "window_s": round(now_s - before_s, 3), "endpoints": endpoints}
+
+    def _event(self, endpoint: str | None) -> bytes:
+        event = self._encoded.get(endpoint)
+        if event is None:
+            assert self._picture is not None
+            picture = self._picture
+            if endpoint is not None:
+                chosen = [one for one in picture["endpoints"] if one["name"] == endpoint]
+                picture = {**picture, "endpoints": chosen}
+            event = b"data: " + msgspec.json.encode(picture) + b"\n\n"
+            self._encoded[endpoint] = event
+        return event
+
+
+def difference(before: VariantTotals, after: VariantTotals, seconds: float) -> dict[str, Any]:
+    """Say what happened between two totals.
+
+    Args:
+        seconds: Real time between them; 0: nothing is known yet.
+    Returns:
+        Counts, ``rate`` per second, ``p50_us``, ``p90_us``, ``p99_us`` of ModelLatency (None without any),
+        and the totals of ``shadow`` outcomes.
+
+    >>> from dataclasses import replace
+    >>> one = VariantTotals(invocations=10)
+    >>> difference(one, replace(one, invocations=30), 5.0)["rate"]
+    4.0
+    """
+    invocations = max(0, after.invocations - before.invocations)
+    latency = _between(before.model_latency_us, after.model_latency_us)
+    return {
+        "invocations": invocations,
+        "rate": round(invocations / seconds, 3) if seconds > 0.0 else None,
+        "errors_4xx": max(0, after.errors_4xx - before.errors_4xx),
+        "errors_5xx": max(0, after.errors_5xx - before.errors_5xx),
+        "p50_us": statistic(latency, "p50"),
+        "p90_us": statistic(latency, "p90"),
+        "p99_us": statistic(latency, "p99"),
+        "total": after.invocations,
+        "shadow": dict(after.shadow),
+    }
+
+
+def _between(before: Summary, after: Summary) -> Summary:
+    """Take what came since: the sketches' counts subtract as they add."""
+    buckets = {
+        bucket: count - before.buckets.get(bucket, 0.0)
+        for bucket, count in after.buckets.items()
+        if count > before.buckets.get(bucket, 0.0)
+    }
+    count = sum(buckets.values())
+    if count <= 0.0:
+        return Summary()
+    # Minimum and maximum of the new ones alone are not known: their buckets stand for them.
+    low, high = value_of(min(buckets)), value_of(max(buckets))
+    return Summary(count, after.sum - before.sum, low, high, buckets)

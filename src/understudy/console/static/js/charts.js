@@ -1,0 +1,271 @@
+// Charts of CloudWatch metrics: lines by uPlot, the numbers as a table, CSV and PNG to take away.
+//
+// A board is several charts of one window of time that read their numbers by one GetMetricData call; a
+// refresh reads only the newest periods again.
+
+import { h, newId, replace, setText } from "./dom.js";
+import { count, local, utc } from "./format.js";
+import { notice } from "./parts.js";
+import { call, server } from "./server.js";
+import { snippet } from "./snippets.js";
+
+const VENDOR = "../vendor/uplot-1.6.32";
+const QUERIES = 400; // of 500 that one GetMetricData may have
+const AGAIN = 3; // periods that a refresh reads again: late numbers still come in
+
+let library;
+function plotter() {
+  if (!library) {
+    document.head.append(h("link", { rel: "stylesheet", "data-vendor": "uplot" }));
+    document.head.lastChild.href = new URL(`${VENDOR}.min.css`, import.meta.url).pathname;
+    library = import(`${VENDOR}.esm.js`).then((module) => module.default);
+  }
+  return library;
+}
+
+export const RANGES = [
+  ["5m", "5 min", 300, 1],
+  ["15m", "15 min", 900, 10],
+  ["1h", "1 h", 3600, 30],
+  ["3h", "3 h", 10800, 60],
+  ["24h", "24 h", 86400, 300],
+  ["7d", "7 d", 604800, 3600],
+  ["30d", "30 d", 2592000, 10800],
+];
+
+/** The window that ends now, from its name in the address. */
+export function lastWindow(name) {
+  const [, , length, period] = RANGES.find(([one]) => one === name) ?? RANGES[1];
+  const span = Math.max(length, 2 * period * Math.max(1, server.session.time_scale / 60));
+  return { follow: true, length: span, period: fitting(span, period) };
+}
+
+/** The window from one time to another. */
+export function fixedWindow(start_s, end_s) {
+  const length = Math.max(60, end_s - start_s);
+  return { follow: false, start_s, end_s, length, period: fitting(length, length <= 600 && server.now() - start_s < 10000 ? 5 : 60) };
+}
+
+/** A period that CloudWatch has, with at most 300 points in the window. */
+function fitting(length, least) {
+  // Routers report once a real second: finer periods than two of those would have gaps.
+  let period = least;
+  const finest = server.session.time_scale > 1 ? 2 * server.session.time_scale : 1;
+  for (const next of [5, 10, 30, 60, 300, 900, 3600, 10800, 21600, 86400]) if ((length / period > 300 || period < finest) && next > period) period = next;
+  return period;
+}
+
+const edges = (window) => {
+  const end = window.follow ? server.now() : window.end_s;
+  const start = window.follow ? end - window.length : window.start_s;
+  return [Math.floor(start / window.period) * window.period, end];
+};
+
+/** One line of a chart as GetMetricData wants it. */
+function query(endpoint, line, id, period) {
+  return {
+    Id: id,
+    MetricStat: {
+      Metric: {
+        Namespace: line.namespace ?? "AWS/SageMaker",
+        MetricName: line.metric,
+        Dimensions: [
+          { Name: "EndpointName", Value: endpoint },
+          { Name: "VariantName", Value: line.variant },
+          ...(line.outcome ? [{ Name: "Outcome", Value: line.outcome }] : []),
+        ],
+      },
+      Period: period,
+      Stat: line.stat,
+    },
+  };
+}
+
+/**
+ * charts: [{title, unit, format(value), lines: [{name, colour, dash, variant, metric, stat, namespace, zero, per}]}]
+ * zero: no sample means 0.  per: divide by this (a rate: the period).
+ */
+export function board(endpoint, charts, window) {
+  const figures = charts.map((one) => figure(one));
+  const lines = charts.flatMap((one) => one.lines);
+  const said = h("div");
+  const parameters = (start, end) => ({ MetricDataQueries: lines.map((line, at) => query(endpoint, line, `m${at}`, window.period)), StartTime: start, EndTime: end });
+  const shown = snippet([["cloudwatch", "GetMetricData", parameters(...edges(window))]], { title: "These numbers from a program" });
+  const known = lines.map(() => new Map());
+  let readUntil = 0;
+
+  async function read() {
+    const [start, end] = edges(window);
+    const from = readUntil ? Math.max(start, readUntil - AGAIN * window.period) : start;
+    if (end - from < 1) return;
+    try {
+      for (let first = 0; first < lines.length; first += QUERIES) {
+        const asked = lines.slice(first, first + QUERIES).map((line, at) => query(endpoint, line, `m${first + at}`, window.period));
+        let token;
+        do {
+          const told = await call("cloudwatch", "GetMetricData", { MetricDataQueries: asked, StartTime: from, EndTime: end, ScanBy: "TimestampAscending", NextToken: token });
+          for (const one of told.MetricDataResults) {
+            const values = known[Number(one.Id.slice(1))];
+            one.Timestamps.forEach((at, index) => values.set(at, one.Values[index]));
+          }
+          token = told.NextToken;
+        } while (token);
+      }
+      readUntil = end;
+      replace(said);
+    } catch (error) {
+      replace(said, notice("bad", error.message));
+      return;
+    }
+    const times = [];
+    for (let at = start; at < end; at += window.period) times.push(at);
+    // What the newest period holds is not all yet.
+    if (window.follow && times.length > 1) times.pop();
+    for (const values of known) for (const at of values.keys()) if (at < start) values.delete(at);
+    let place = 0;
+    for (const one of figures) {
+      one.draw(times, one.lines.map((line) => {
+        const values = known[place++];
+        const per = line.per ? window.period / server.session.time_scale : 1; // per second of the wall
+        return times.map((at) => values.has(at) ? values.get(at) / per : line.zero ? 0 : null);
+      }));
+    }
+  }
+
+  const node = h("div", {}, said, h("div.charts", {}, figures.map((one) => one.node)), h("details", {}, h("summary", {}, "The same numbers by boto3 or the AWS CLI"), shown.node));
+  return { node, read, end: () => figures.forEach((one) => one.end()) };
+}
+
+const hour = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
+const second = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const day = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
+
+/** Ticks of time: seconds only where they differ, the day where it begins or where only days are told. */
+function stamps(ticks) {
+  const apart = ticks.length > 1 ? ticks[1] - ticks[0] : 60;
+  return ticks.map((one, at) => {
+    if (apart >= 86400) return day.format(one * 1000);
+    const text = (apart < 60 ? second : hour).format(one * 1000);
+    const begins = at > 0 && day.format(one * 1000) !== day.format(ticks[at - 1] * 1000);
+    return begins ? `${text}\n${day.format(one * 1000)}` : text;
+  });
+}
+
+const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const variable = (colour) => colour.replace(/^var\((--[\w-]+)\)$/, "$1");
+const clean = (text) => text.replace(/[^\w.-]+/g, "-").replace(/^-+|-+$/g, "").toLowerCase();
+
+function figure({ title, unit, format, lines, height = 170 }) {
+  const id = newId("chart");
+  const canvas = h("div.plot", { role: "img", "aria-labelledby": `${id} ${id}-said` });
+  const summary = h("span.hidden", { id: `${id}-said` });
+  const numbers = h("div");
+  const values = lines.map(() => h("span.value", {}, ""));
+  const legend = h("ul.legend", {}, lines.map((line, at) => h("li", {}, h("button", { type: "button", "aria-pressed": "true", title: "Show or hide", onclick: (event) => toggle(at, event.currentTarget) },
+    h(line.dash ? "i.dash" : "i", { style: { "--colour": line.colour } }), line.name, " ", values[at]))));
+  const details = h("details", { ontoggle: () => details.open && tabulate() }, h("summary", {}, "Numbers"), numbers);
+  const tools = h("div.tools", {}, h("button.quiet", { type: "button", onclick: () => save(`${clean(title)}.csv`, new Blob([csv()], { type: "text/csv" })) }, "CSV"),
+    h("button.quiet", { type: "button", onclick: png }, "PNG"));
+  const node = h("figure.chart", {}, h("figcaption.row", {}, h("h3", { id }, title), h("span.faint", {}, unit), h("span.grow"), tools), canvas, summary, legend, details);
+  let plot;
+  let data;
+  let ended = false;
+  const resize = new ResizeObserver(() => plot?.setSize({ width: canvas.clientWidth, height }));
+
+  function toggle(at, button) {
+    const visible = !plot.series[at + 1].show;
+    plot.setSeries(at + 1, { show: visible });
+    button.setAttribute("aria-pressed", visible);
+  }
+
+  async function draw(times, columns) {
+    data = [times, ...columns];
+    columns.forEach((column, at) => setText(values[at], column.length ? format(column.findLast((one) => one !== null) ?? null) : ""));
+    setText(summary, lines.map((line, at) => `${line.name} ${values[at].textContent}`).join(", "));
+    if (details.open) tabulate();
+    if (plot) return plot.setData(data);
+    const Plot = await plotter();
+    if (ended || plot) return;
+    const axis = { stroke: () => css("--ink-2"), grid: { stroke: () => css("--line"), width: 1 }, ticks: { stroke: () => css("--line"), width: 1 }, font: "12px system-ui, sans-serif" };
+    plot = new Plot({
+      width: canvas.clientWidth || 320,
+      height,
+      padding: [8, 18, 0, 0],
+      legend: { show: false },
+      cursor: { sync: { key: "time" }, points: { size: 6 }, drag: { x: true, y: false } },
+      scales: { x: { time: true }, y: { range: (_, low, high) => [Math.min(0, low ?? 0), (high ?? 0) > 0 ? high * 1.08 : 1] } },
+      axes: [{ ...axis, values: (_, ticks) => stamps(ticks) }, { ...axis, size: 62, values: (_, ticks) => ticks.map((one) => (format === count && !Number.isInteger(one) ? "" : format(one))) }],
+      series: [{}, ...lines.map((line) => ({ label: line.name, stroke: () => css(variable(line.colour)), width: 1.75, dash: line.dash ? [5, 4] : undefined, spanGaps: Boolean(line.gauge), points: { show: data[0].length < 3 } }))],
+      hooks: { setCursor: [(one) => {
+        const at = one.cursor.idx;
+        lines.forEach((line, index) => setText(values[index], format(at === null || at === undefined ? data[index + 1].findLast((value) => value !== null) ?? null : data[index + 1][at])));
+      }] },
+    }, data, canvas);
+    resize.observe(canvas);
+  }
+
+  function rows() {
+    return data ? data[0].map((at, row) => [at, ...lines.map((_, column) => data[column + 1][row])]).filter((row) => row.slice(1).some((one) => one !== null)) : [];
+  }
+
+  function tabulate() {
+    replace(numbers, h("div.scroll.low", { tabindex: 0, role: "region", "aria-label": `Numbers of ${title}` }, h("table", {},
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Time"), lines.map((line) => h("th.number", { scope: "col" }, line.name)))),
+      h("tbody", {}, rows().reverse().map(([at, ...cells]) => h("tr", {}, h("td", { title: utc(at) }, local(at)), cells.map((one) => h("td.number", {}, one === null ? "–" : format(one)))))))));
+  }
+
+  function csv() {
+    // A name that a spreadsheet would take for a formula is kept text.
+    const cell = (text) => { const safe = /^[=+@\t\r-]/.test(text) ? `'${text}` : text; return /[",\n\r]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe; };
+    const head = ["time_utc", ...lines.map((line) => cell(`${line.name} (${unit})`))];
+    return [head.join(","), ...rows().map(([at, ...cells]) => [new Date(at * 1000).toISOString(), ...cells.map((one) => one ?? "")].join(","))].join("\n") + "\n";
+  }
+
+  function png() {
+    if (!plot) return;
+    const source = plot.ctx.canvas;
+    const ratio = source.width / canvas.clientWidth;
+    const out = h("canvas", { width: source.width, height: source.height + 64 * ratio });
+    const ink = out.getContext("2d");
+    ink.fillStyle = css("--paper");
+    ink.fillRect(0, 0, out.width, out.height);
+    ink.scale(ratio, ratio);
+    ink.fillStyle = css("--ink");
+    ink.font = "600 15px system-ui, sans-serif";
+    ink.fillText(`${title} (${unit})`, 12, 22);
+    ink.font = "12px system-ui, sans-serif";
+    let x = 12;
+    lines.forEach((line) => {
+      ink.fillStyle = css(variable(line.colour));
+      ink.fillRect(x, 36, 14, 4);
+      ink.fillStyle = css("--ink-2");
+      ink.fillText(line.name, x + 20, 43);
+      x += 36 + ink.measureText(line.name).width;
+    });
+    ink.setTransform(1, 0, 0, 1, 0, 0);
+    ink.drawImage(source, 0, 56 * ratio);
+    out.toBlob((blob) => save(`${clean(title)}.png`, blob), "image/png");
+  }
+
+  const repaint = () => plot?.redraw(false);
+  window.addEventListener("theme", repaint);
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  dark.addEventListener("change", repaint);
+  function end() {
+    ended = true;
+    window.removeEventListener("theme", repaint);
+    dark.removeEventListener("change", repaint);
+    resize.disconnect();
+    plot?.destroy();
+  }
+  return { node, draw, end, lines };
+}
+
+export function save(name, blob) {
+  const address = URL.createObjectURL(blob);
+  const link = h("a", { href: address, download: name });
+  document.body.append(link);
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(address), 1000);
+}

@@ -1,0 +1,138 @@
+// The server: its session, its API, its live values.
+
+export class Refused extends Error {
+  constructor(status, code, message) {
+    super(message);
+    this.status = status;
+    this.code = code;
+  }
+}
+
+const API = "/console/api/";
+
+export const server = {
+  session: { signed_in: false },
+  readAt: 0,
+
+  get readonly() {
+    return this.session.mode === "readonly";
+  },
+
+  /** The server's clock, Unix seconds: faster than ours under --time-scale. */
+  now() {
+    return this.session.now_s + ((performance.now() - this.readAt) / 1000) * this.session.time_scale;
+  },
+
+  take(session) {
+    this.session = session;
+    this.readAt = performance.now();
+  },
+
+  async open() {
+    this.take(await get("session"));
+  },
+};
+
+async function answer(response) {
+  let told;
+  try {
+    told = await response.json();
+  } catch {
+    throw new Refused(response.status, "Unreadable", `The server answered ${response.status} without JSON.`);
+  }
+  if (!response.ok) {
+    if (response.status === 401) window.dispatchEvent(new Event("signed-out"));
+    throw new Refused(response.status, told.code ?? "Error", told.message ?? told.Message ?? `HTTP ${response.status}`);
+  }
+  return told;
+}
+
+async function ask(path, options) {
+  let response;
+  try {
+    response = await fetch(API + path, { credentials: "same-origin", ...options });
+  } catch {
+    throw new Refused(0, "Unreachable", "The server can't be reached. Is understudy serve running?");
+  }
+  return answer(response);
+}
+
+/** Read something the console has of its own. */
+export function get(path, query = {}, signal) {
+  const given = Object.entries(query).filter(([, value]) => value !== undefined && value !== null && value !== "");
+  const text = new URLSearchParams(given).toString();
+  return ask(text ? `${path}?${text}` : path, { signal });
+}
+
+export function post(path, body) {
+  return ask(path, {
+    method: "POST",
+    headers: { "content-type": "application/json", "x-understudy-csrf": server.session.csrf ?? "" },
+    body: JSON.stringify(body),
+  });
+}
+
+/** Carry out one of Understudy's own calls (docs/rest.md): own("GET", "endpoints/churn/rollout"). */
+export function own(method, path, body) {
+  if (method === "GET") return get(`own/${path}`);
+  return ask(`own/${path}`, {
+    method,
+    headers: { "content-type": "application/json", "x-understudy-csrf": server.session.csrf ?? "" },
+    body: JSON.stringify(body ?? {}),
+  });
+}
+
+/** Carry out an operation of the API: the same one, with the same checks, as boto3's. */
+export const call = (service, operation, parameters = {}) => post(`call/${service}/${operation}`, parameters);
+
+/** Read all pages of a List operation. */
+export async function listAll(operation, member, parameters = {}, most = 1000) {
+  const found = [];
+  let token;
+  do {
+    const page = await call("sagemaker", operation, { ...parameters, MaxResults: 100, NextToken: token });
+    found.push(...page[member]);
+    token = page.NextToken;
+  } while (token && found.length < most);
+  return found;
+}
+
+/** Watch live values; returns a function that ends it.  Pauses while nobody looks. */
+export function watch(endpoint, onPicture, onState = () => {}) {
+  let source;
+  const start = () => {
+    if (source) return;
+    source = new EventSource(API + "live" + (endpoint ? `?endpoint=${encodeURIComponent(endpoint)}` : ""));
+    source.onmessage = (event) => {
+      onState("live");
+      onPicture(JSON.parse(event.data));
+    };
+    source.onerror = () => onState("waiting");
+  };
+  const end = () => {
+    source?.close();
+    source = undefined;
+  };
+  const look = () => (document.hidden ? end() : start());
+  document.addEventListener("visibilitychange", look);
+  look();
+  return () => {
+    document.removeEventListener("visibilitychange", look);
+    end();
+  };
+}
+
+/** Call a function now and again while the page is looked at; returns a function that ends it. */
+export function every(seconds, work) {
+  let timer;
+  let ended = false;
+  const turn = async () => {
+    if (!document.hidden) await work();
+    if (!ended) timer = setTimeout(turn, seconds * 1000);
+  };
+  timer = setTimeout(turn, seconds * 1000);
+  return () => {
+    ended = true;
+    clearTimeout(timer);
+  };
+}

@@ -1,0 +1,702 @@
+"""The console in a real browser against a real server with traffic: stories clicked through to their end.
+
+No page may log an error, break the content policy or open a dialog of the browser; every page is looked at
+by axe-core, light and dark, wide and narrow.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from understudy.sdk.servers import read_server
+
+playwright_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: run `make install`")
+
+pytestmark = [pytest.mark.journey, pytest.mark.timeout(300)]
+
+HERE = Path(__file__).parent
+AXE = HERE / "vendor" / "axe-4.14.1.min.js"
+PATIENCE_S = 60.0
+
+
+def load(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+stage_module = load("console_stage")
+
+
+@pytest.fixture(scope="module")
+def server_options() -> list[str]:
+    return ["--time-scale", "20"]
+
+
+@pytest.fixture(scope="module")
+def stage(server: Any) -> Iterator[Any]:
+    """Two endpoints with traffic."""
+    made = stage_module.Stage(server)
+    made.models()
+    made.endpoint("churn", {"production": ("churn-v1", 1.0)})
+    made.endpoint("ab", {"Variant1": ("churn-v1", 0.5), "Variant2": ("churn-v2", 0.5)}, capture=True)
+    with ExitStack() as traffic:
+        traffic.enter_context(made.traffic("churn"))
+        traffic.enter_context(made.traffic("ab", errors=True))
+        yield made
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with playwright_api.sync_playwright() as started:
+        browser = stage_module.launch(started)
+        if browser is None:
+            pytest.skip("needs a Chromium: run `make browser`, or install one as `chromium`")
+        yield browser
+        browser.close()
+
+
+class Visitor:
+    """A page, and everything it complained about."""
+
+    def __init__(self, page: Any, server: Any) -> None:
+        self.page, self.server = page, server
+        self.complaints: list[str] = []
+        page.set_default_timeout(PATIENCE_S * 1000)
+        page.on("console", lambda said: said.type == "error" and self.complaints.append(said.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("dialog", self._dialog)
+        page.add_init_script(
+            "addEventListener('securitypolicyviolation',"
+            " e => console.error('CSP', e.violatedDirective, e.sample))"
+        )
+
+    def _dialog(self, dialog: Any) -> None:
+        self.complaints.append(f"a dialog: {dialog.message}")
+        dialog.dismiss()
+
+    def open(self, place: str) -> Any:
+        self.page.goto(f"{self.server.url}/console/{place}")
+        self.page.locator("html[data-drawn]").wait_for(state="attached")
+        return self.page
+
+    def sign_in(self) -> None:
+        self.open("")
+        facts = read_server(self.server.data_dir)
+        self.page.get_by_label("Access key ID").fill(facts.access_key_id)
+        self.page.get_by_label("Secret access key").fill(facts.secret_access_key)
+        self.page.get_by_role("button", name="Sign in").click()
+        self.page.get_by_role("heading", name="Overview").wait_for()
+
+
+@pytest.fixture(scope="module")
+def signed_in(chromium: Any, server: Any) -> Any:
+    """Cookies of a signed-in browser: sign-in is a story of its own."""
+    context = chromium.new_context()
+    visitor = Visitor(context.new_page(), server)
+    visitor.sign_in()
+    state = context.storage_state()
+    context.close()
+    assert not visitor.complaints
+    return state
+
+
+@pytest.fixture
+def visit(chromium: Any, server: Any, signed_in: Any) -> Iterator[Visitor]:
+    context = chromium.new_context(storage_state=signed_in, viewport={"width": 1280, "height": 900})
+    visitor = Visitor(context.new_page(), server)
+    yield visitor
+    context.close()
+    assert visitor.complaints == []
+
+
+def until(holds: Callable[[], Any]) -> Any:
+    """Poll with a deadline."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not (found := holds()):
+        assert time.monotonic() < deadline_s, "it did not come to hold"
+        time.sleep(0.1)
+    return found
+
+
+def run_boto3(server: Any, text: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", text], env=server.environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr + text
+
+
+def run_shell(server: Any, text: str) -> str:
+    path = f"{Path(sys.executable).parent}:{server.environment['PATH']}"
+    environment = {**server.environment, "PATH": path, "AWS_PAGER": ""}
+    done = subprocess.run(["bash", "-c", text], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + text
+    return done.stdout
+
+
+def snippet_of(scope: Any, kind: str) -> str:
+    """The call as the page shows it."""
+    scope.get_by_role("button", name=kind, exact=True).last.click()
+    return str(scope.locator(".snippet pre:visible").last.inner_text())
+
+
+# --- stories ---------------------------------------------------------------------------------------
+
+
+def test_sign_in(chromium: Any, server: Any, stage: Any) -> None:
+    context = chromium.new_context()
+    visitor = Visitor(context.new_page(), server)
+    page = visitor.open("endpoints/churn")
+    page.get_by_label("Access key ID").fill("AKIDWRONG")
+    page.get_by_label("Secret access key").fill("wrong")
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("alert").wait_for()
+    assert any("403" in one for one in visitor.complaints)  # the browser's own note of the refusal
+    visitor.complaints.clear()
+    facts = read_server(server.data_dir)
+    page.get_by_label("Access key ID").fill(facts.access_key_id)
+    page.get_by_label("Secret access key").fill(facts.secret_access_key)
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="churn", exact=True).wait_for()  # where one wanted to go
+    cookie = next(one for one in context.cookies() if one["name"] == "understudy_console")
+    assert cookie["httpOnly"] and cookie["sameSite"] == "Strict"
+    assert page.evaluate("document.cookie") == ""
+    page.get_by_role("button", name="Sign out").click()
+    page.get_by_role("heading", name="Sign in").wait_for()
+    assert visitor.complaints == []
+    context.close()
+
+
+def test_overview_is_live(visit: Visitor, stage: Any) -> None:
+    page = visit.open("")
+    row = page.get_by_role("row").filter(has=page.get_by_role("link", name="ab", exact=True))
+    until(lambda: float(row.locator("td").nth(2).inner_text().replace("–", "0")) > 1)
+    until(lambda: row.locator("td").nth(4).inner_text().endswith("ms"))
+    assert "Variant1 50 %" in row.inner_text()
+    row.get_by_role("link", name="ab", exact=True).click()
+    page.get_by_role("heading", name="ab", exact=True).wait_for()
+    page.go_back()
+    page.get_by_role("heading", name="Overview").wait_for()
+
+
+def test_weights_by_typing_dragging_and_keys(visit: Visitor, stage: Any) -> None:
+    def weights() -> list[float]:
+        told = stage.sm.describe_endpoint(EndpointName="ab")
+        assert told["EndpointStatus"] in ("InService", "Updating")
+        return [one["DesiredWeight"] for one in told["ProductionVariants"]]
+
+    page = visit.open("endpoints/ab")
+    card = page.locator("#weights")
+    apply = card.get_by_role("button", name="Apply")
+    assert apply.is_disabled()
+    card.get_by_label("Variant1", exact=True).fill("3")
+    card.get_by_label("Variant2", exact=True).fill("1")
+    assert "75 %" in card.inner_text()
+    shown = snippet_of(card, "boto3")
+    assert 'EndpointName="ab"' in shown and '"DesiredWeight": 3' in shown
+    run_boto3(visit.server, shown)
+    until(lambda: weights() == [3.0, 1.0])
+    stage.wait_for("ab")
+    until(lambda: page.locator("#weights").get_by_label("Variant1", exact=True).input_value() == "3")
+
+    handle = page.get_by_role("slider", name="Border between Variant1 and Variant2")
+    handle.scroll_into_view_if_needed()
+    box, bar = handle.bounding_box(), page.locator(".weights").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(bar["x"] + bar["width"] * 0.25, box["y"] + 5, steps=5)
+    page.mouse.up()
+    assert page.locator("#weights").get_by_label("Variant1", exact=True).input_value() == "1"
+    page.keyboard.press("Tab")
+    handle.focus()
+    page.keyboard.press("PageUp")
+    assert page.locator("#weights").get_by_label("Variant1", exact=True).input_value() == "1.4"
+    shown = snippet_of(page.locator("#weights"), "AWS CLI")
+    page.locator("#weights").get_by_role("button", name="Apply").click()
+    until(lambda: weights() == [1.4, 2.6])
+    stage.wait_for("ab")
+    run_shell(visit.server, shown)
+    stage.wait_for("ab")
+    assert weights() == [1.4, 2.6]
+
+
+def test_endpoint_charts_numbers_events_and_logs(visit: Visitor, stage: Any) -> None:
+    page = visit.open("endpoints/ab?range=15m")
+    chart = page.locator("figure.chart").filter(has_text="ModelLatency")
+    chart.locator("canvas").wait_for()
+    chart.get_by_text("Numbers").click()
+    until(lambda: "ms" in chart.locator("tbody").inner_text())
+    for button, suffix, begin in (("CSV", "csv", b"time_utc,"), ("PNG", "png", b"\x89PNG")):
+        with page.expect_download() as waiting:
+            chart.get_by_role("button", name=button).click()
+        download = waiting.value
+        assert download.suggested_filename == f"modellatency.{suffix}"
+        assert Path(download.path()).read_bytes().startswith(begin)
+    page.get_by_role("link", name="1 h", exact=True).click()
+    page.wait_for_url("**/endpoints/ab?range=1h")
+    page.get_by_text("EndpointInService").first.wait_for()
+    page.get_by_label("Filter lines").fill("refused a row")
+    page.keyboard.press("Enter")
+    until(lambda: "refused a row" in page.get_by_role("log").inner_text())
+    assert "is loaded" not in page.get_by_role("log").inner_text()
+    assert "log=refused" in page.url
+    moments = page.locator("time[datetime]")
+    assert "UTC" in moments.first.get_attribute("title")
+
+
+def test_a_managed_shadow_test_from_wizard_to_promotion(visit: Visitor, stage: Any) -> None:
+    page = visit.open("shadow-tests")
+    page.get_by_role("link", name="Create shadow test").click()
+    page.get_by_label("Name of the test").fill("new-churn")
+    page.get_by_label("Endpoint", exact=True).select_option("churn")
+    page.get_by_label("Model under test").select_option("churn-v2")
+    page.get_by_label("Traffic sampling percentage").last.fill("60")
+    page.get_by_label("Lasts").fill("2")
+    page.get_by_label("Data capture").fill("s3://models/tests")
+    assert "create_inference_experiment" in page.locator("aside").inner_text()
+    page.get_by_role("button", name="Create").click()
+    page.wait_for_url("**/shadow-tests/new-churn")
+    page.locator("header.head .chip", has_text="Running").wait_for()
+    page.get_by_text("left of").first.wait_for()
+
+    statistics = page.get_by_role("region", name="Descriptive statistics")
+    until(lambda: "ms" in statistics.get_by_role("row").nth(2).inner_text())
+    accounting = page.get_by_role("region", name="Mirror accounting")
+
+    def adds_up() -> bool:
+        cells = accounting.locator("tbody td.number:nth-child(2)").all_inner_texts()
+        *parts, total = [int(one.replace(",", "")) for one in cells]
+        return total > 60 and sum(parts) == total and parts[0] > 20
+
+    until(adds_up)
+
+    def compared() -> bool:
+        page.get_by_role("button", name="Compare answers").click()
+        page.locator("#differences").get_by_text("agree").or_(
+            page.get_by_text("No request has")
+        ).first.wait_for()
+        return bool(page.locator("article.example").count())
+
+    until(compared)
+    example = page.locator("article.example").first
+    assert example.locator("pre").count() == 3 and '"scores"' in example.inner_text()
+
+    # Sampling can change while it runs.
+    page.get_by_text("Change the sampling percentage").click()
+    page.get_by_label("Traffic sampling percentage").fill("100")
+    page.get_by_role("button", name="Change", exact=True).click()
+    page.get_by_text("copies of 100 % of requests").wait_for()
+    page.locator("header.head .chip", has_text="Running").wait_for()
+
+    page.get_by_role("button", name="Mark complete").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Instances of the new production variant").select_option("other")
+    dialog.get_by_label("Instances", exact=True).fill("2")
+    dialog.get_by_label("Reason").fill("<b>better</b>")
+    assert '"shadow": "Promote"' in dialog.inner_text() and '"InstanceCount": 2' in dialog.inner_text()
+    dialog.get_by_role("button", name="Promote shadow").click()
+    page.locator("header.head .chip", has_text="Completed").wait_for()
+    page.get_by_text("<b>better</b>").wait_for()
+    stage.wait_for("churn")
+    (serving,) = stage.sm.describe_endpoint(EndpointName="churn")["ProductionVariants"]
+    assert (serving["VariantName"], serving["CurrentInstanceCount"]) == ("shadow", 2)
+
+    page = visit.open("shadow-tests?status=completed")
+    page.get_by_role("link", name="new-churn").click()
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete test").click()
+    page.wait_for_url("**/shadow-tests")
+    assert not stage.sm.list_inference_experiments()["InferenceExperiments"]
+
+
+def test_a_shadow_test_on_a_new_endpoint_that_is_removed(visit: Visitor, stage: Any) -> None:
+    page = visit.open("shadow-tests/new")
+    page.get_by_label("Name of the test").fill("fresh")
+    page.get_by_label("Endpoint", exact=True).select_option("")
+    page.get_by_label("Name of the endpoint").fill("fresh-endpoint")
+    page.get_by_label("Production model").select_option("churn-v1")
+    page.get_by_label("Model under test").select_option("churn-v2")
+    shown = snippet_of(page.locator("aside"), "AWS CLI")
+    assert "aws sagemaker create-inference-experiment" in shown
+    page.get_by_role("button", name="Create").click()
+    page.locator("header.head .chip", has_text="Running").wait_for()
+    page.get_by_role("button", name="Mark complete").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("What becomes of the shadow").select_option("remove")
+    dialog.get_by_role("button", name="Remove shadow").click()
+    page.locator("header.head .chip", has_text="Completed").wait_for()
+    stage.wait_for("fresh-endpoint")
+    told = stage.sm.describe_endpoint(EndpointName="fresh-endpoint")
+    assert [one["VariantName"] for one in told["ProductionVariants"]] == ["production"]
+    assert "ShadowProductionVariants" not in told
+    page = visit.open("endpoints/fresh-endpoint")
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete endpoint").click()
+    page.get_by_role("heading", name="Overview").wait_for()
+    until(lambda: "fresh-endpoint" not in str(stage.sm.list_endpoints(MaxResults=100)["Endpoints"]))
+
+
+def test_a_shadow_variant_by_hand(visit: Visitor, stage: Any) -> None:
+    stage.endpoint("hand", {"production": ("churn-v1", 1.0)})
+    page = visit.open("shadow-tests/new?endpoint=hand&way=manual")
+    page.get_by_label("Name of the endpoint configuration").fill("hand-shadow")
+    page.get_by_label("Model under test").select_option("churn-v2")
+    page.get_by_label("Traffic sampling percentage").last.fill("50")
+    shown = snippet_of(page.locator("aside"), "boto3")
+    assert "create_endpoint_config" in shown and "update_endpoint" in shown
+    run_boto3(visit.server, shown)
+    stage.wait_for("hand")
+    (shadow,) = stage.sm.describe_endpoint(EndpointName="hand")["ShadowProductionVariants"]
+    assert (shadow["VariantName"], shadow["CurrentWeight"]) == ("shadow", 0.5)
+    page = visit.open("endpoints/hand")
+    page.get_by_text("50 % copied").wait_for()
+    stage.sm.delete_endpoint(EndpointName="hand")
+
+
+def test_models_captures_and_the_invoke_box(visit: Visitor, stage: Any) -> None:
+    page = visit.open("models?find=churn-v2")
+    article = page.get_by_role("article", name="churn-v2")
+    assert "s3://models/churn-v2.tar.gz" in article.inner_text() and "ETag" in article.inner_text()
+    article.get_by_role("link", name="ab-config").click()
+    page.get_by_role("heading", name="ab-config").wait_for()
+
+    page = visit.open("invoke?endpoint=ab&variant=Variant2")
+    page.get_by_label("Body").fill("1,2,3")
+    page.get_by_label("Inference ID").fill("from-the-box")
+    shown = snippet_of(page.locator("aside"), "AWS CLI")
+    page.get_by_role("button", name="Send").click()
+    page.get_by_role("heading", name="200 from Variant2").wait_for()
+    assert "scores" in page.locator("#answer").inner_text()
+    assert "scores" in run_shell(visit.server, shown)
+    page.get_by_label("Body").fill("not,a,number")
+    page.get_by_role("button", name="Send").click()
+    page.get_by_role("heading", name="424").wait_for()
+
+    page = visit.open("captures?endpoint=ab&variant=Variant2&inference_id=from-the-box&span=86400")
+    until(lambda: page.get_by_role("button", name="Show").click() or page.locator("details.record").count())
+    record = page.locator("details.record").first
+    record.locator("summary").click()
+    assert (
+        record.locator("pre").first.inner_text() == "1,2,3"
+        and "scores" in record.locator("pre").last.inner_text()
+    )
+
+
+# --- hostile words ---------------------------------------------------------------------------------
+
+SEEDS = [
+    "<script>window.hit=1</script>",
+    "<img src=x onerror=window.hit=1>",
+    '"><svg onload=window.hit=1>',
+    "'><iframe srcdoc='<script>parent.hit=1</script>'>",
+    "javascript:window.hit=1",
+    "{{constructor.constructor('window.hit=1')()}}",
+    "${window.hit=1}",
+    "`;window.hit=1;`",
+    "</textarea><script>window.hit=1</script>",
+    "</title><script>window.hit=1</script>",
+    "<a href=javascript:window.hit=1>click</a>",
+    "<style>*{display:none}</style>",
+    "<base href=https://evil.example/>",
+    "<meta http-equiv=refresh content=0;url=https://evil.example/>",
+    "\u202eevil\u202c \u2028 \u2029 \ufeff",
+    "__proto__",
+    "constructor",
+    '=HYPERLINK("https://evil.example")',
+    "<!--><script>window.hit=1</script>-->",
+    "<math><mtext></form><form><mglyph><style></math><img src onerror=window.hit=1>",
+]
+HOSTILE = [f"{seed}{'' if turn == 0 else f' {turn}'}" for turn in range(15) for seed in SEEDS]
+
+ECHO = """\
+def model_fn(model_dir):
+    return None
+def transform_fn(model, body, content_type, accept):
+    text = body if isinstance(body, str) else bytes(body).decode()
+    print(text, flush=True)
+    if text.startswith("<b>fail"):
+        raise ValueError(text)
+    return text, "text/html"
+"""
+
+
+@pytest.fixture(scope="module")
+def hostile(stage: Any) -> Any:
+    """An endpoint whose bodies, answers, ids, logs, errors and reasons are hostile."""
+    assert len(HOSTILE) == len(set(HOSTILE)) == 300
+    stage.model("echo", ECHO)
+    stage.endpoint("hostile", {"production": ("echo", 1.0)}, capture=True)
+    runtime = stage.server.client("sagemaker-runtime")
+    for number, text in enumerate(HOSTILE):
+        more = {"InferenceId": text[:64]} if text.isascii() else {}
+        answer = runtime.invoke_endpoint(
+            EndpointName="hostile",
+            ContentType="text/csv",
+            CustomAttributes=f"<i>{number}</i>",
+            Body=text,
+            **more,
+        )
+        assert answer["Body"].read().decode() == text
+    stage.sm.create_inference_experiment(
+        Name="hostile-test",
+        Type="ShadowMode",
+        RoleArn=stage_module.ROLE,
+        EndpointName="hostile",
+        Description=HOSTILE[1],
+        Schedule={"StartTime": stage.now() + 86400 * 30},
+        ModelVariants=[stage_module.variant("production", "echo"), stage_module.variant("shadow", "echo")],
+        ShadowModeConfig={
+            "SourceModelVariantName": "production",
+            "ShadowModelVariants": [{"ShadowModelVariantName": "shadow", "SamplingPercentage": 1}],
+        },
+    )
+    return stage
+
+
+def unharmed(visit: Visitor) -> None:
+    assert visit.page.evaluate("window.hit") is None
+    assert (
+        visit.page.evaluate(
+            "document.querySelectorAll('main iframe, main script, main style, main base, main img').length"
+        )
+        == 0
+    )
+    assert "evil" not in visit.page.url
+
+
+def test_hostile_bodies_ids_and_logs_are_text(visit: Visitor, hostile: Any) -> None:
+    page = visit.open("captures?endpoint=hostile&span=2592000")
+
+    def everything() -> Any:
+        return page.evaluate(
+            """async () => {
+              const end = Date.now();
+              const query = new URLSearchParams(
+                {endpoint: 'hostile', variants: 'production', start_s: 0, end_s: 1e11, limit: 500});
+              return (await (await fetch('/console/api/captures?' + query)).json()).records.length;
+            }"""
+        )
+
+    until(lambda: everything() >= 300)
+    page.get_by_role("button", name="Show").click()
+    until(lambda: page.locator("details.record").count() >= 50)
+    for record in page.locator("details.record > summary").all()[:50]:
+        record.click()
+    assert page.locator("details.record pre").first.inner_text() in HOSTILE
+    unharmed(visit)
+    page = visit.open("endpoints/hostile")
+    until(lambda: "window.hit" in page.get_by_role("log").inner_text())
+    unharmed(visit)
+    page = visit.open("invoke?endpoint=hostile")
+    page.get_by_label("Body").fill("<b>fail<img src=x onerror=window.hit=1>")
+    page.get_by_role("button", name="Send").click()
+    page.get_by_role("heading", name="424").wait_for()
+    assert "<img" in page.locator("#answer").inner_text()
+    unharmed(visit)
+    page = visit.open("shadow-tests/hostile-test")
+    page.get_by_text(HOSTILE[1]).first.wait_for()
+    unharmed(visit)
+    page = visit.open(f"models?find={HOSTILE[1].replace(' ', '%20')}")
+    unharmed(visit)
+
+
+def test_hostile_names_reasons_and_errors_are_text(visit: Visitor, hostile: Any) -> None:
+    """A server that lies: every text of its answers is hostile."""
+    told = {
+        "processes": [],
+        "tests": [],
+        "endpoints": [
+            {
+                "name": text,
+                "status": text,
+                "config_name": text,
+                "failure_reason": text,
+                "variants": [
+                    {
+                        "name": text,
+                        "model_name": text,
+                        "instance_type": text,
+                        "weight": 1,
+                        "desired_weight": 1,
+                        "share": 1,
+                        "shadow": False,
+                        "instances": 0,
+                        "desired_instances": 1,
+                        "images": [{"specified": text, "resolved": text}],
+                        "detail": [{"instance": text, "status": "Failed", "detail": text, "reason": text}],
+                    }
+                ],
+            }
+            for text in HOSTILE
+        ],
+    }
+    visit.page.route("**/console/api/status", lambda route: route.fulfill(json=told))
+    visit.page.route(
+        "**/console/api/live*",
+        lambda route: route.fulfill(body="retry: 60000\n\n", content_type="text/event-stream"),
+    )
+    page = visit.open("")
+    assert page.locator("tbody tr").count() == 300
+    assert page.locator("tbody tr a").nth(1).inner_text() == HOSTILE[1]
+    unharmed(visit)
+    page = visit.open("captures")
+    unharmed(visit)
+    lineage = {
+        "models": [
+            {
+                "name": text,
+                "created_at_s": 1,
+                "containers": [
+                    {
+                        "hostname": text,
+                        "image": text,
+                        "artifact": text,
+                        "etag": text,
+                        "size_bytes": 1,
+                        "modified_at_s": 1,
+                    }
+                ],
+                "configs": [text],
+                "running": [
+                    {
+                        "endpoint": text,
+                        "variant": text,
+                        "shadow": True,
+                        "config": text,
+                        "images": [{"specified": text, "resolved": text}],
+                        "artifacts": [],
+                    }
+                ],
+            }
+            for text in HOSTILE
+        ],
+        "deleted": [],
+        "configs": [],
+    }
+    visit.page.route("**/console/api/lineage", lambda route: route.fulfill(json=lineage))
+    page = visit.open("models")
+    assert page.get_by_role("article").count() == 300
+    unharmed(visit)
+
+
+def test_snippets_hold_any_text(visit: Visitor, hostile: Any, tmp_path: Path) -> None:
+    """What is shown to copy means the same to Python and to a shell, whatever is in it."""
+    page = visit.open("")
+    texts = [
+        *HOSTILE[:60],
+        "it's",
+        'say "no"',
+        "back\\slash",
+        "line\nbreak",
+        "$(touch hit)",
+        "`id`",
+        "-n",
+        "a b",
+        "é",
+    ]
+    shown = page.evaluate(
+        """async (texts) => {
+          const version = document.querySelector('script[src]').src;
+          const snippets = await import(version.replace('main.js', 'snippets.js'));
+          return texts.map((one) => [
+            snippets.boto3([['sagemaker', 'AddTags', {Name: one}]]),
+            snippets.cli([['sagemaker', 'AddTags', {Name: one, More: [{Key: one}]}]]),
+          ]);
+        }""",
+        texts,
+    )
+    for text, (python, shell) in zip(texts, shown, strict=True):
+        lines = python.split("\n")
+        client = Mock()
+        exec("\n".join(lines[lines.index("") + 2 :]), {"sm": client})
+        client.add_tags.assert_called_once_with(Name=text)
+        done = subprocess.run(
+            ["bash", "-c", "aws() { printf '%s\\0' \"$@\"; }\n" + shell],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            check=True,
+        )
+        words = done.stdout.split("\0")[:-1]
+        assert words[:4] == ["sagemaker", "add-tags", "--name", text]
+        assert json.loads(words[5]) == [{"Key": text}]
+    assert not list(tmp_path.iterdir())
+
+
+# --- everybody can read it -------------------------------------------------------------------------
+
+PLACES = [
+    "",
+    "endpoints/ab",
+    "shadow-tests",
+    "shadow-tests/new?endpoint=churn",
+    "models",
+    "captures?endpoint=ab",
+    "invoke?endpoint=ab",
+]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_pages_are_accessible(
+    chromium: Any, server: Any, stage: Any, signed_in: Any, scheme: str, width: int
+) -> None:
+    context = chromium.new_context(
+        storage_state=signed_in,
+        viewport={"width": width, "height": 844},
+        color_scheme=scheme,
+        reduced_motion="reduce",
+    )
+    visitor = Visitor(context.new_page(), server)
+    found = []
+    for place in PLACES:
+        page = visitor.open(place)
+        if place.startswith("endpoints"):
+            page.locator("figure canvas").first.wait_for()
+        page.evaluate(AXE.read_text(encoding="utf-8"))
+        # In the dark only colours differ.
+        rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]
+        only = {"runOnly": rules if scheme == "light" else {"type": "rule", "values": ["color-contrast"]}}
+        told = page.evaluate("only => axe.run(document, only)", only)
+        for one in told["violations"]:
+            if one["impact"] in ("serious", "critical"):
+                found.append(
+                    (
+                        place,
+                        one["id"],
+                        [(each["html"][:160], each["failureSummary"][:160]) for each in one["nodes"][:3]],
+                    )
+                )
+        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide <= 0, f"{place} is {wide} px too wide"
+    context.close()
+    assert found == []
+    assert visitor.complaints == []
+
+
+def test_everything_by_keyboard(visit: Visitor, stage: Any) -> None:
+    page = visit.open("")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to content"
+    reached = set()
+    for _ in range(25):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.textContent"))
+    assert {"Overview", "Shadow tests", "Models", "ab"} <= reached
+    page.get_by_role("link", name="ab", exact=True).focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="ab", exact=True).wait_for()
