@@ -17,7 +17,7 @@ import click
 from understudy.analysis.differences import Comparison
 from understudy.analysis.fields import Tolerance
 from understudy.capture.comparing import KEYS, SLACK_S, Compared, compare
-from understudy.capture.reader import Captured, read_lines
+from understudy.capture.reader import Captured, read_file, read_lines
 from understudy.cli.captured import EndpointSource
 from understudy.cli.compare_report import show_report
 from understudy.cli.connection import connect, data_dir_option
