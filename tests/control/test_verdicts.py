@@ -323,6 +323,20 @@ def test_labels_that_come_faster_in_one_arm_promote_nothing() -> None:
     assert promoted == 0
 
 
+def test_outcomes_without_an_assignment_log_are_hinted_at() -> None:
+    world = World()
+    world.policy(CONVERSION)
+    arms = (Arm("A", "c", "f1", 1.0), Arm("B", "c", "f1", 1.0))
+    stage = world.stage(*arms)
+    report(world, "conversion", ["1", "2"])
+    world.second(stage, arms, 10, (0.0, 0.0))
+    (hint,) = world.verdict()["hints"]
+    assert "outcomes of conversion come" in hint and "understudy:assignments=all" in hint
+    world.policy(ERRORS_ONLY)
+    world.second(stage, arms, 10, (0.0, 0.0))
+    assert world.verdict()["hints"] == []
+
+
 def test_users_count_once_on_a_sticky_endpoint() -> None:
     """One user with very many failing requests is one user."""
     worlds = [World(seed=1), World(seed=1)]

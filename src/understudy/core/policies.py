@@ -74,8 +74,8 @@ class MetricRule:
         quantile: Of a latency, in (0, 1).
         threshold_us: Of a latency: the limit, microseconds; None takes the control's own quantile, before
             use.
-        acceptable_rate: Of a rate: proven to be below it, it is no harm whatever the ratio; None for no
-            bound.
+        acceptable_rate: Of a rate: proven to be below it, it is no harm whatever the ratio; of pairs the
+            share that disagrees, which bounds every difference of their quality.  None for no bound.
         every_request: Of a rate: bet on the requests without an event too; right above 5 %.
         clip: Of a mean: scores are cut to [-clip, clip], fixed before use.
         needs_labels: Counted from labels or outcomes that come later.
@@ -255,6 +255,18 @@ def default_policy(kind: Kind | str = Kind.DEPLOY) -> Policy:
     )
 
 
+def shadow_policy() -> Policy:
+    """Return what is proven of a shadow when nobody said what to prove: no worse, by labels or agreement."""
+    return Policy(
+        "shadow/default",
+        Kind.DEPLOY,
+        guardrails=(
+            replace(_KNOWN["shadow_agreement"], acceptable_rate=0.01),
+            replace(_ERRORS, acceptable_rate=0.001),
+        ),
+    )
+
+
 def read_policy(text: str) -> Policy:
     """Read TOML, or JSON when the text begins with a brace.
 
@@ -361,6 +373,12 @@ def _rules(data: Any) -> tuple[MetricRule, ...]:
 
 def _rule(data: Any, place: str) -> MetricRule:
     given = _table(data, place)
+    if _AGGREGATED.intersection(given) or "/" in str(given.get("metric", "")):
+        raise PolicyError(
+            f"{place}.metric: metrics of PutMetricData can't be judged: they are sums that don't say of which"
+            " requests, so nobody can tell who was assigned at random, in which stage, or how independent"
+            " they are; report the values as outcomes (POST /understudy/v1/endpoints/NAME/outcomes)"
+        )
     _known_keys(given, {one.name for one in fields(MetricRule)}, f"{place}.")
     if "metric" not in given:
         raise PolicyError(f"{place}.metric: missing")
@@ -418,8 +436,9 @@ def _consistent_rule(rule: MetricRule, place: str) -> MetricRule:
         raise PolicyError(
             f"{place}.clip: a mean needs the largest score that counts, e.g. the 99.9th percentile"
         )
-    if rule.acceptable_rate is not None and (rule.measure is not Measure.RATE or rule.better != "lower"):
-        raise PolicyError(f"{place}.acceptable_rate: only of a rate that is better lower")
+    lower_rate = rule.measure is Measure.RATE and rule.better == "lower"
+    if rule.acceptable_rate is not None and not lower_rate and rule.measure is not Measure.PAIRED:
+        raise PolicyError(f"{place}.acceptable_rate: only of a rate that is better lower, or of pairs")
     return rule
 
 
@@ -453,6 +472,8 @@ def _better(value: Any, place: str) -> str:
     return str(value)
 
 
+# How CloudWatch's metrics are named; a policy's are named by one word.
+_AGGREGATED = frozenset({"namespace", "dimensions", "statistic", "cloudwatch"})
 _E = TypeVar("_E", bound=StrEnum)
 
 
