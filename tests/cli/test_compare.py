@@ -201,6 +201,33 @@ def test_an_endpoints_shadow_against_its_production(served: CaptureServer) -> No
     assert "AllTraffic" in output and "9.00" in output
 
 
+def test_second_answers_of_production_are_found_and_used(served: CaptureServer) -> None:
+    now_s = served.services.clock.now_s()
+    place = {"endpoint": "noisy", "destination": "s3://kept/noise"}
+
+    def answers(variant: str, shift: int, worse: int, every: int = 1) -> list[CaptureRecord]:
+        return [
+            record(variant, number, f"{int((number + shift) % 5 == 0)},{worse}", now_s - 60, **place)
+            for number in range(0, 600, every)
+        ]
+
+    served.capture([*answers("A", 0, 0), *answers("B", 1, 1)])
+    where = ["--data-dir", str(served.data_dir), "--endpoint", "noisy", "--destination", "s3://kept/noise"]
+    plain = json.loads(run(*where, "--variants", "A,B", "--json").output)
+    assert plain["noise"]["pairs"] == 0
+    assert {row["field"] for row in plain["fields"] if row["above_noise"] is not False} == {
+        "$[*].column 1",
+        "$[*].column 2",
+    }
+    served.capture(answers("A-noise", 2, 0, every=7))
+    report = json.loads(run(*where, "--variants", "A,B", "--json").output)
+    assert report["noise"] == {"pairs": 86, "measured_by": "second answers"}
+    assert report["pairs"] == 600
+    above = {row["field"]: row["above_noise"] for row in report["fields"]}
+    assert above == {"$[*].column 1": False, "$[*].column 2": True}
+    assert {one["field"] for one in report["examples"]} == {"$[*].column 2"}
+
+
 def test_mistakes_are_told_with_what_to_do(served: CaptureServer) -> None:
     where = ["--data-dir", str(served.data_dir), "--endpoint"]
     gone = run(*where, "gone")

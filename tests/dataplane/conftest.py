@@ -318,11 +318,17 @@ class Rig:
         document = {"sha256": hashlib.sha256(canonical).hexdigest(), "table": table}
         (self.run_dir / "table.json").write_text(json.dumps(document))
 
-    def start_router(self, *, auth: str = "none", extra: tuple[str, ...] = ()) -> None:
+    def start_router(
+        self,
+        *,
+        auth: str = "none",
+        extra: tuple[str, ...] = (),
+        program: tuple[str, ...] = ("-m", "understudy.dataplane"),
+    ) -> None:
         self.process = subprocess.Popen(
             [
                 sys.executable,
-                *("-m", "understudy.dataplane", "--router", "0"),
+                *(*program, "--router", "0"),
                 *("--listen-fd", str(self.listener.fileno()), "--lifeline-fd", str(self.lifeline_read)),
                 *("--run-dir", str(self.run_dir), "--credentials", str(self.credentials)),
                 *("--auth", auth, *extra),

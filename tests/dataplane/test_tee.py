@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from understudy.capture.frames import read_frames
 from understudy.worker import wire
 
 SIZES = [0, 1, 400, 65_535, 65_536, 262_145, 1_048_576, 1_048_577, 6_291_455, 6_291_456]
@@ -314,6 +316,54 @@ def test_a_sick_shadow_costs_bounded_memory(rig: Any, read_answer: Any, sickness
     assert most_bytes - alone_bytes <= 64 * 1024 * 1024
 
 
+BLOCKED_SINK = """\
+import sys, threading
+from understudy.capture import segments
+from understudy.dataplane.process import main
+segments._write_all = lambda descriptor, data: threading.Event().wait()
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_hung_shadows_and_a_blocked_sink_cost_64_mib_together(
+    rig: Any, read_answer: Any, tmp_path: Path
+) -> None:
+    """6 MB bodies, three shadows that never answer, records that are never written: all of it is bounded."""
+    for name in ("b", "c", "d"):
+        hangs(rig.worker(name))
+    program = tmp_path / "router.py"
+    program.write_text(BLOCKED_SINK)
+    rig.worker("a")
+    rig.controller.table = rig.table({"e": {"v": (1.0, ["a"])}})
+    rig.start_router(extra=("--spool-dir", str(tmp_path / "spool")), program=(str(program),))
+    rig.controller.acked(1)
+    body = os.urandom(6_000_000)
+    pid = rig.process.pid
+    for _ in range(3):
+        drive(rig, read_answer, 10, body)
+    alone_bytes = resident_bytes(pid)
+    table = rig.table({"e": {"v": (1.0, ["a"])}})
+    table["endpoints"][0]["shadows"] = [shadow(f"s{one}", [one]) for one in ("b", "c", "d")]
+    table["endpoints"][0]["capture"] = {
+        "destination": "s3://bucket/prefix",
+        "sampling_percent": 100.0,
+        "inputs": True,
+        "outputs": True,
+        "csv_types": ["text/csv"],
+        "json_types": [],
+        "durable": False,
+    }
+    rig.controller.publish(table)
+    rig.controller.acked(table["version"])
+    most_bytes = 0
+    for _ in range(6):
+        drive(rig, read_answer, 5, body)
+        most_bytes = max(most_bytes, resident_bytes(pid))
+    counts = [settled(rig, 30, f"s{one}") for one in ("b", "c", "d")]
+    assert sum(one.get("mirrored", 0) for one in counts) == 2, "16 MiB of 6 MB"
+    assert most_bytes - alone_bytes <= 64 * 1024 * 1024
+
+
 # --- tables --------------------------------------------------------------------------------------------
 
 
@@ -449,3 +499,108 @@ def test_streams_are_copied_as_streams(rig: Any, read_answer: Any) -> None:
     until(lambda: rig.controller.total("errors_5xx", variant="s") == 1)
     assert settled(rig, 2) == {"mirrored": 2}
     assert wire.decode_request_head(worker.requests[0].head).flags == "sm"
+
+
+# --- second answers of production's own -----------------------------------------------------------------
+
+
+def second_answers(rig: Any, workers: list[str], share: float, sampling_percent: float, spool: Path) -> None:
+    """One production variant that a share of its captured requests is sent to again."""
+    for one in workers:
+        rig.worker(one)
+    table = rig.table({"e": {"v": (1.0, workers)}})
+    table["endpoints"][0]["noise_share"] = share
+    table["endpoints"][0]["capture"] = {
+        "destination": "s3://bucket/prefix",
+        "sampling_percent": sampling_percent,
+        "inputs": True,
+        "outputs": True,
+        "csv_types": ["text/csv"],
+        "json_types": [],
+        "durable": False,
+    }
+    rig.controller.table = table
+    rig.start_router(extra=("--spool-dir", str(spool)))
+    rig.controller.acked(1)
+
+
+def records(spool: Path, variant: str) -> dict[str, str]:
+    """Read the answers of a variant's records by event id."""
+    found = {}
+    for path in sorted([*spool.glob("*.spool"), *spool.glob("*.open")]):
+        for frame in read_frames(path.read_bytes()):
+            if frame.stream[2] == variant:
+                line = json.loads(frame.line)
+                found[line["eventMetadata"]["eventId"]] = line["captureData"]["endpointOutput"]["data"]
+    return found
+
+
+def test_second_answers_come_from_another_instance_under_the_same_event_id(
+    rig: Any, read_answer: Any, tmp_path: Path
+) -> None:
+    second_answers(rig, ["a", "b"], 1.0, 100.0, tmp_path)
+    for one in ("a", "b"):
+        rig.workers[one].answer = lambda asked, name=one: (200, b"text/csv\0\0x", name.encode())
+    with rig.connect() as connection:
+        file = connection.makefile("rb")
+        for _ in range(60):
+            connection.sendall(request())
+            assert read_answer(file).body in (b"a", b"b")
+    counts = settled(rig, 60, "v-noise")  # few may be outstanding, and they gather before they leave
+    copies = counts["mirrored"]
+    assert counts.keys() <= {"mirrored", "queue"} and copies >= 16
+    until(lambda: len(records(tmp_path, "v-noise")) == copies and len(records(tmp_path, "v")) == 60)
+    first, again = records(tmp_path, "v"), records(tmp_path, "v-noise")
+    assert again.keys() <= first.keys()
+    assert all({first[event], again[event]} == {"a", "b"} for event in again)
+    until(lambda: rig.controller.total("invocations", variant="v-noise") == copies)
+    assert rig.controller.total("invocations", variant="v") == 60, "they are no invocations of production's"
+    heads = [wire.decode_request_head(one.head) for name in ("a", "b") for one in rig.workers[name].requests]
+    assert sorted(head.is_mirrored for head in heads) == [False] * 60 + [True] * copies
+    assert {head.variant for head in heads} == {"v"}
+
+
+def test_a_single_instance_answers_twice_and_unsampled_requests_are_not_repeated(
+    rig: Any, read_answer: Any, tmp_path: Path
+) -> None:
+    second_answers(rig, ["a"], 0.5, 50.0, tmp_path)
+    drive(rig, read_answer, 400)
+    counts = settled(rig, 400, "v-noise")
+    drawn = 400 - counts["sampling"]
+    assert 50 < drawn < 150, "400 draws at a quarter"
+    assert drawn == counts["mirrored"] + counts.get("queue", 0)
+    until(lambda: len(records(tmp_path, "v-noise")) == counts["mirrored"])
+    assert records(tmp_path, "v-noise").keys() <= records(tmp_path, "v").keys()
+
+
+def test_a_hung_instance_that_is_asked_again_harms_nobody(rig: Any, read_answer: Any, tmp_path: Path) -> None:
+    """Few second answers may be outstanding: production's instances work for callers."""
+    second_answers(rig, ["a"], 1.0, 100.0, tmp_path)
+    worker = rig.workers["a"]
+    worker.answer = lambda one: (
+        None if wire.decode_request_head(one.head).is_mirrored else (200, b"text/csv\0\0x", one.body)
+    )
+    drive(rig, read_answer, 200)
+    counts = settled(rig, 200, "v-noise")
+    assert counts["mirrored"] <= 32 + 1
+    assert counts["queue"] + counts.get("breaker", 0) >= 200 - 33
+
+
+def test_instances_that_go_take_their_second_connections_along(
+    rig: Any, read_answer: Any, tmp_path: Path
+) -> None:
+    second_answers(rig, ["a", "b"], 1.0, 100.0, tmp_path)
+    drive(rig, read_answer, 20)
+    table = rig.table({"e": {"v": (1.0, ["a"])}})
+    table["endpoints"][0]["capture"] = rig.controller.table["endpoints"][0]["capture"]
+    rig.controller.publish(table)
+    until(
+        lambda: any(
+            m["type"] in ("ack", "drained") and m["version"] == table["version"] and not m["draining"]
+            for m in rig.controller.messages
+        ),
+        "the instance that goes is drained of second copies, too",
+    )
+    until(lambda: all(writer.is_closing() for writer in rig.workers["b"].writers))
+    drive(rig, read_answer, 20)
+    settled(rig, 20, "v-noise")  # those of the table before; this one asks for none

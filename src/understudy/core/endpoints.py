@@ -93,6 +93,7 @@ class Fleet:
         variants: Production variants, then shadows.
         capture: What routers keep of requests and answers; None: nothing.
         data_capture: DataCaptureConfig by wire names, also when capture is switched off.
+        noise_percent: So many of the captured requests are sent to their variant a second time.
     """
 
     fleet_id: str
@@ -100,6 +101,7 @@ class Fleet:
     variants: tuple[FleetVariant, ...]
     capture: CaptureRoute | None = None
     data_capture: dict[str, Any] | None = None
+    noise_percent: int = 0
 
 
 @dataclass(frozen=True)

@@ -364,6 +364,9 @@ def _config(snapshot: ExperimentSnapshot, fleet: Fleet) -> EndpointConfig:
     extensions.pop("capture", None)
     if fleet.capture is not None and fleet.capture.durable:
         extensions["capture"] = "durable"
+    extensions.pop("noise-percent", None)
+    if fleet.noise_percent:
+        extensions["noise-percent"] = str(fleet.noise_percent)
     extensions.pop("shadow-cpu-percent", None)
     for variant in fleet.variants:
         if variant.shadow and variant.cpu_percent:

@@ -48,6 +48,7 @@ def fleet_of(config: EndpointConfig, models: Mapping[str, Model], number: int) -
         ),
         capture=capture_of(config),
         data_capture=data_capture,
+        noise_percent=int(config.extensions.get("noise-percent", "0")),
     )
 
 

@@ -160,6 +160,7 @@ def route_of(endpoint: Endpoint, instances: Iterable[InstanceView]) -> EndpointR
         variants=_production_routes(fleet, ready),
         shadows=_shadow_routes(leading, ready),
         capture=leading.capture,
+        noise_share=leading.noise_percent / 100.0,
         green=green,
         sticky=endpoint.extensions.get("sticky", ""),
         assignments=logged_requests(endpoint.extensions),

@@ -111,6 +111,7 @@ class EndpointRoute:
         variants: Production variants: who may answer.
         shadows: Who gets copies.
         capture: None: nothing is kept.
+        noise_share: Probability in [0, 1] that a captured request is sent to its variant a second time.
         stage: Number of the stage (``core.stages``) that this route belongs to; 0: of none.
         sticky: What the endpoint's units are (``core.assignment``); empty: every request is drawn.
         assignments: Which requests are logged with their assignment: ``all``, ``identified`` (those with an
@@ -122,6 +123,7 @@ class EndpointRoute:
     variants: tuple[VariantRoute, ...]
     shadows: tuple[ShadowRoute, ...] = ()
     capture: CaptureRoute | None = None
+    noise_share: float = 0.0
     stage: int = 0
     sticky: str = ""
     assignments: str = "off"
@@ -135,6 +137,32 @@ class EndpointRoute:
             yield from variant.instances
         for shadow in self.shadows:
             yield from shadow.instances
+
+
+def noise_name(variant_name: str) -> str:
+    """Name what a variant's second answers are counted and captured under.
+
+    >>> noise_name("AllTraffic")
+    'AllTraffic-noise'
+    """
+    return f"{variant_name}-noise"
+
+
+def noise_routes(route: EndpointRoute) -> dict[str, ShadowRoute]:
+    """Say where second copies go, by variant: to its own instances, as if they were a shadow."""
+    if not route.noise_share > 0.0:
+        return {}
+    return {
+        variant.name: ShadowRoute(
+            name=noise_name(variant.name),
+            share=route.noise_share,
+            config_name=variant.config_name,
+            instances=variant.instances,
+            timeout_s=variant.timeout_s,
+            containers=variant.containers,
+        )
+        for variant in route.variants
+    }
 
 
 @dataclass(frozen=True)

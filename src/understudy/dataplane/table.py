@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from understudy.core.routing import EndpointRoute, RoutingTable, ShadowRoute, VariantRoute
+from understudy.core.routing import EndpointRoute, RoutingTable, ShadowRoute, VariantRoute, noise_routes
 from understudy.core.stages import Source
 from understudy.dataplane.accounting import Counter, Key, Ledger
 from understudy.dataplane.assignment import Sticky
@@ -88,9 +88,18 @@ class Variant:
 
     def counted_by(self, counter: Counter) -> Variant:
         """Return the same variant, whose requests are counted elsewhere."""
-        other = Variant.__new__(Variant)
-        for name in Variant.__slots__:
-            setattr(other, name, getattr(self, name))
+        other = Variant.__new__(Variant)  # once per logged request: one by one is thrice as fast as a loop
+        other._turn = self._turn
+        other.config_name = self.config_name
+        other.container = self.container
+        other.links = self.links
+        other.name = self.name
+        other.only_link = self.only_link
+        other.refusal = self.refusal
+        other.share = self.share
+        other.templates = self.templates
+        other.timeout_ns = self.timeout_ns
+        other.wanted = self.wanted
         other.tally = counter
         return other
 
@@ -266,7 +275,8 @@ class Switchboard:
             branch = None
             if self._tee is not None:
                 branch = self._tee.branch(route, functools.partial(self._shadow_links, links))
-                keys.update(Key(route.name, one.name, one.config_name) for one in route.shadows)
+                copied = (*route.shadows, *noise_routes(route).values())
+                keys.update(Key(route.name, one.name, one.config_name) for one in copied)
             everybody = [variant for fleet in fleets for _, variant in fleet]
             endpoints[route.name] = endpoint = Endpoint(
                 route.name,
@@ -278,7 +288,7 @@ class Switchboard:
                 log=None if self._log is None else self._log.of_endpoint(route),
             )
             keys.update(endpoint.keys())
-        gone = [link for link in self.links.values() if links.get(link.instance_id) is not link]
+        gone = [link for key, link in self.links.items() if links.get(key) is not link]
         self.endpoints, self.links, self.table, self.known = endpoints, links, table, True
         self._ledger.keep_only(keys)
         if self._tee is not None:
@@ -292,13 +302,24 @@ class Switchboard:
             else:
                 link.close()
 
-    def _shadow_links(self, links: dict[str, InstanceLink], route: ShadowRoute) -> list[InstanceLink]:
-        return [self._link(links, one.instance_id, one.address, self._tee) for one in route.instances]
+    def _shadow_links(
+        self, links: dict[str, InstanceLink], route: ShadowRoute, purpose: str = ""
+    ) -> list[InstanceLink]:
+        """Link a shadow's instances; those of production get connections of their own for second answers."""
+        return [
+            self._link(links, one.instance_id, one.address, self._tee, purpose) for one in route.instances
+        ]
 
     def _link(
-        self, links: dict[str, InstanceLink], instance_id: str, address: str, tee: Tee | None = None
+        self,
+        links: dict[str, InstanceLink],
+        instance_id: str,
+        address: str,
+        tee: Tee | None = None,
+        purpose: str = "",
     ) -> InstanceLink:
-        link = links.get(instance_id) or self.links.get(instance_id)
+        key = instance_id + purpose
+        link = links.get(key) or self.links.get(key)
         # A promoted shadow's instance lives on, but its answers are for callers now.
         if link is None or link.address != address or link.desk is not (tee or self._desk):
             if tee is not None:
@@ -306,7 +327,7 @@ class Switchboard:
             else:
                 link = InstanceLink(instance_id, address, self._desk, self._loop)
             link.connect()
-        links[instance_id] = link
+        links[key] = link
         return link
 
     def settled(self, link: InstanceLink) -> None:
@@ -355,6 +376,8 @@ def parse_table(rendered: Any) -> RoutingTable:
         for shadow in route.shadows:
             if not 0.0 <= shadow.share <= 1.0:
                 raise BadTable(f"share {shadow.share} of shadow {route.name}/{shadow.name}")
+        if not 0.0 <= route.noise_share <= 1.0:
+            raise BadTable(f"share {route.noise_share} of second answers of {route.name}")
         if route.capture is not None and not 0.0 <= route.capture.sampling_percent <= 100.0:
             raise BadTable(f"sampling percentage {route.capture.sampling_percent} of {route.name}")
     return table

@@ -1,11 +1,12 @@
 """Copies of production's requests for shadows: bounded, never awaited, each accounted for.
 
-Owns :class:`Tee`, the desk of the links to shadows, and :class:`Shadow`.  A copy is offered once production's
-own request has been handed to an instance (a request that is refused before has none); what becomes of it is
-exactly one of mirrored, sampling, queue, breaker, size and shutdown.  A mirrored copy is counted once as an
-invocation of the shadow, answered or failed; it is never tried again, and its answer is measured, captured
-and dropped.  Refuses production's memory: per shadow ``MAX_OUTSTANDING`` copies of ``MAX_OUTSTANDING_BYTES``
-are unanswered at most.  Main function: :meth:`Tee.offer`.
+Owns :class:`Tee`, the desk of the links to shadows, :class:`Shadow` and :class:`Echo`.  A copy is offered
+once production's own request has been handed to an instance (a request that is refused before has none); what
+becomes of it is exactly one of mirrored, sampling, queue, breaker, size and shutdown.  A mirrored copy is
+counted once as an invocation of the shadow, answered or failed; it is never tried again, and its answer is
+measured, captured and dropped.  Refuses production's memory: per shadow ``MAX_OUTSTANDING`` copies of
+``MAX_OUTSTANDING_BYTES`` are unanswered at most, of all shadows ``MAX_ALL_BYTES``.
+Main function: :meth:`Tee.offer`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from understudy.core.routing import EndpointRoute, ShadowRoute
+from understudy.core.routing import EndpointRoute, ShadowRoute, noise_routes
 from understudy.dataplane import answers
 from understudy.dataplane.accounting import Ledger
 from understudy.dataplane.calls import Call
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
     from understudy.dataplane.capturing import EndpointCapture, Tap
 
 KIND = "shadow"
+ECHO = "#again"  # of the connections to production's instances that second answers come by
 MAX_OUTSTANDING = 256
 MAX_OUTSTANDING_BYTES = 16 * 1024 * 1024
+MAX_ALL_BYTES = 16 * 1024 * 1024  # of all shadows of a router together
 RETIRED_GRACE_NS = 5_000_000_000
 
 
@@ -40,9 +43,13 @@ class Shadow(Variant):
     Attributes:
         sampled: Probability that a production request is copied.
         head_key: Where invocations keep the wire head of its copies.
+        told_name: The variant's name as its instances know it.
     """
 
-    __slots__ = ("breaker", "endpoint", "head_key", "sampled")
+    __slots__ = ("breaker", "endpoint", "head_key", "sampled", "told_name")
+
+    MAX_OUTSTANDING = MAX_OUTSTANDING
+    MAX_OUTSTANDING_BYTES = MAX_OUTSTANDING_BYTES
 
     def __init__(
         self,
@@ -55,35 +62,89 @@ class Shadow(Variant):
         super().__init__(route, endpoint, links, ledger)
         self.endpoint = endpoint
         self.sampled = route.share
+        self.told_name = route.name
         self.head_key = MIRRORED_KEY + route.name
         self.breaker = breaker
 
+    def takes(self, call: Call, draw: Callable[[], float]) -> bool:
+        """Draw whether a production request is to be copied."""
+        return self.sampled >= 1.0 or draw() < self.sampled
+
+    def link_for(self, call: Call) -> InstanceLink | None:
+        """Pick the instance for a copy."""
+        return self.choose_link()
+
     def has_room(self, body_bytes: int) -> bool:
-        """Tell whether another copy may be outstanding."""
+        """Tell whether another copy may be outstanding at this shadow."""
         count = size = 0
         for link in self.links:
             count += len(link.pending)
             size += link.outstanding_bytes
-        return count < MAX_OUTSTANDING and size + body_bytes <= MAX_OUTSTANDING_BYTES
+        return count < self.MAX_OUTSTANDING and size + body_bytes <= self.MAX_OUTSTANDING_BYTES
+
+
+class Echo(Shadow):
+    """A production variant that some of its own requests go to a second time: how often does it differ?
+
+    It is a shadow that lives in production's instances, so little may be outstanding; only requests that are
+    captured are copied.
+    """
+
+    __slots__ = ()
+
+    MAX_OUTSTANDING = 32
+    MAX_OUTSTANDING_BYTES = 8 * 1024 * 1024
+
+    def __init__(
+        self,
+        variant_name: str,
+        route: ShadowRoute,
+        endpoint: str,
+        links: list[InstanceLink],
+        ledger: Ledger,
+        breaker: Breaker,
+    ) -> None:
+        super().__init__(route, endpoint, links, ledger, breaker)
+        self.told_name = variant_name
+        self.head_key = MIRRORED_KEY + variant_name
+
+    def takes(self, call: Call, draw: Callable[[], float]) -> bool:
+        """Draw, among captured requests that this very variant answers, not its namesake of another fleet."""
+        return (
+            call.event is not None
+            and call.event.event_id is not None
+            and call.variant.config_name == self.config_name
+            and super().takes(call, draw)
+        )
+
+    def link_for(self, call: Call) -> InstanceLink | None:
+        """Pick another instance than has the request, where there is one."""
+        here = call.link.instance_id if call.link is not None else ""
+        same = next((link for link in self.links if link.instance_id == here), None)
+        return self.choose_link(same if len(self.links) > 1 else None)
 
 
 class Branch:
     """What else is done with the requests of one endpoint: capture and copies."""
 
-    __slots__ = ("_tee", "capture", "shadows")
+    __slots__ = ("_by_variant", "_tee", "capture", "shadows")
 
-    def __init__(self, tee: Tee, capture: EndpointCapture | None, shadows: list[Shadow]) -> None:
+    def __init__(
+        self, tee: Tee, capture: EndpointCapture | None, shadows: list[Shadow], echoes: dict[str, Echo]
+    ) -> None:
         self._tee = tee
         self.capture = capture
         self.shadows = shadows
+        self._by_variant: dict[str, list[Shadow]] = {name: [*shadows, echo] for name, echo in echoes.items()}
 
     def take(self, call: Call) -> None:
         """Look at a request that has just been handed to a production instance."""
         call.variant.tally.begin(call.variant.share)
         if self.capture is not None:
             call.event = self.capture.begin()
-        if self.shadows:
-            self._tee.take(self.shadows, call)
+        shadows = self._by_variant.get(call.variant.name, self.shadows)
+        if shadows:
+            self._tee.take(shadows, call)
 
 
 class Tee:
@@ -118,6 +179,7 @@ class Tee:
         self._max_body_bytes = max_body_bytes
         self._breakers: dict[tuple[str, ...], Breaker] = {}
         self._taken: list[tuple[list[Shadow], Call]] = []
+        self._unanswered_bytes = 0
 
     # --- tables ------------------------------------------------------------------------------------
 
@@ -126,17 +188,23 @@ class Tee:
         return ShadowLink(instance_id, address, self, self._loop)
 
     def branch(
-        self, route: EndpointRoute, links_of: Callable[[ShadowRoute], list[InstanceLink]]
+        self, route: EndpointRoute, links_of: Callable[[ShadowRoute, str], list[InstanceLink]]
     ) -> Branch | None:
         """Prepare for an endpoint of a new table; None when it has neither shadows nor capture."""
         if not route.shadows and route.capture is None:
             return None
         capture = None if route.capture is None else self._tap.captures(route.name, route.capture)
         shadows = [
-            Shadow(one, route.name, links_of(one), self._ledger, self._breaker(route.name, one))
+            Shadow(one, route.name, links_of(one, ""), self._ledger, self._breaker(route.name, one))
             for one in route.shadows
         ]
-        return Branch(self, capture, shadows)
+        echoes = {
+            name: Echo(
+                name, one, route.name, links_of(one, ECHO), self._ledger, self._breaker(route.name, one)
+            )
+            for name, one in noise_routes(route).items()
+        }
+        return Branch(self, capture, shadows, echoes)
 
     def _breaker(self, endpoint: str, route: ShadowRoute) -> Breaker:
         """Find the breaker of the same instances in the table before; other instances get a new chance."""
@@ -152,7 +220,7 @@ class Tee:
             keys = {
                 (route.name, shadow.name, *(one.instance_id for one in shadow.instances))
                 for route in routes
-                for shadow in route.shadows
+                for shadow in (*route.shadows, *noise_routes(route).values())
             }
             self._breakers = {key: one for key, one in self._breakers.items() if key in keys}
 
@@ -182,7 +250,7 @@ class Tee:
         Args:
             call: Has been handed to a production instance.
         """
-        if shadow.sampled < 1.0 and self._draw() >= shadow.sampled:
+        if not shadow.takes(call, self._draw):
             outcome = "sampling"
         elif self.stopping:
             outcome = "shutdown"
@@ -193,7 +261,7 @@ class Tee:
         self._ledger.note(KIND, shadow.endpoint, shadow.name, outcome)
 
     def _hand(self, shadow: Shadow, call: Call) -> str:
-        link = shadow.choose_link()
+        link = shadow.link_for(call)
         if link is None:
             return "shutdown"
         breaker, now_ns = shadow.breaker, call.handed_ns
@@ -204,13 +272,16 @@ class Tee:
         if not shadow.has_room(len(call.body)):
             breaker.full(now_ns)
             return "breaker" if breaker.is_open else "queue"
+        if self._unanswered_bytes + len(call.body) > MAX_ALL_BYTES:
+            return "queue"  # others' doing: no reason to think ill of this one
         invocation = call.invocation
         copy = Call(None, invocation, shadow, call.body, now_ns, now_ns)
         if call.event is not None:
             copy.event = call.event.for_copy()
         head = invocation.heads.get(shadow.head_key)
         shadow.tally.begin(shadow.share)
-        link.submit(copy, head or invocation.wire_head(shadow.name, mirrored=True), call.body)
+        self._unanswered_bytes += len(call.body)
+        link.submit(copy, head or invocation.wire_head(shadow.told_name, mirrored=True), call.body)
         return "mirrored"
 
     # --- answers in (Desk) -------------------------------------------------------------------------
@@ -238,6 +309,7 @@ class Tee:
     def _count_answered(self, call: Call, received_ns: int) -> None:
         variant = call.variant
         assert isinstance(variant, Shadow)
+        self._unanswered_bytes -= len(call.body)
         variant.breaker.answered()
         model_us, overhead_us = _latencies(call, received_ns)
         variant.tally.answered(variant.share, model_us, overhead_us)
@@ -280,6 +352,7 @@ class Tee:
         """
         variant = call.variant
         assert isinstance(variant, Shadow)
+        self._unanswered_bytes -= len(call.body)
         if alive:
             variant.breaker.answered()
         else:
@@ -304,6 +377,7 @@ class Tee:
     def _give_up(self, call: Call) -> None:
         """Count a copy that no model is to blame for."""
         variant = call.variant
+        self._unanswered_bytes -= len(call.body)
         variant.tally.failed(variant.share, 503, by_model=False, model_us=None, overhead_us=None)
         if call.event is not None:
             call.event.drop()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from understudy.core.endpoints import EndpointConfig
+from understudy.core.endpoints import Endpoint, EndpointConfig
 from understudy.core.errors import ValidationException
 
 ARN = "arn:aws:sagemaker:us-east-1:123456789012:endpoint-config/config"
@@ -72,3 +72,67 @@ def test_extensions_are_settled_at_creation(aws: Any) -> None:
     # Nothing changes: nothing is refused.
     aws("DeleteTags", ResourceArn=ARN, TagKeys=["understudy:capture"])
     assert aws("AddTags", ResourceArn=ARN, Tags=[kept, tag("a", "b")])["Tags"] == [tag("a", "b"), kept]
+
+
+def test_an_endpoints_extensions_follow_its_tags(aws: Any) -> None:
+    aws.model()
+    aws.config()
+    sticky = tag("understudy:sticky", "custom-attributes.user")
+    arn = aws("CreateEndpoint", EndpointName="ep", EndpointConfigName="config", Tags=[sticky])["EndpointArn"]
+
+    def extensions() -> dict[str, str]:
+        return dict(aws.records.get(Endpoint, "ep").value.extensions)
+
+    assert extensions() == {"sticky": "custom-attributes.user"}
+    aws("AddTags", ResourceArn=arn, Tags=[tag("understudy:assignments", "off"), tag("team", "risk")])
+    assert extensions() == {"sticky": "custom-attributes.user", "assignments": "off"}
+    for wrong in (tag("understudy:sticky", "ip"), tag("understudy:unknown", "x"), tag("understudy:", "")):
+        with pytest.raises(ValidationException, match="endpoint tags that Understudy knows are"):
+            aws("AddTags", ResourceArn=arn, Tags=[wrong])
+    aws("DeleteTags", ResourceArn=arn, TagKeys=["understudy:sticky", "team"])
+    assert extensions() == {"assignments": "off"}
+    assert aws("ListTags", ResourceArn=arn)["Tags"] == [tag("understudy:assignments", "off")]
+
+
+CAPTURE = {
+    "InitialSamplingPercentage": 100,
+    "DestinationS3Uri": "s3://kept/x",
+    "CaptureOptions": [{"CaptureMode": "Output"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        (
+            "shadow-cpu-percent",
+            ["5", "100", "6400"],
+            ["0", "4", "6401", "50%", "1e2", "+50", "05", " 50", "\u0665\u0665"],
+        ),
+        ("noise-percent", ["0", "1", "10"], ["11", "-1", "0.5", ""]),
+    ],
+)
+def test_numbers_are_checked_to_the_letter(aws: Any, name: str, good: list[str], bad: list[str]) -> None:
+    aws.model()
+    aws.services.buckets.create_bucket("kept")
+    for value in bad:
+        with pytest.raises(ValidationException, match=f"understudy:{name}="):
+            aws.config(Tags=[tag(f"understudy:{name}", value)], DataCaptureConfig=CAPTURE)
+    for number, value in enumerate(good):
+        aws.config(f"config-{number}", Tags=[tag(f"understudy:{name}", value)], DataCaptureConfig=CAPTURE)
+        stored = aws.records.get(EndpointConfig, f"config-{number}")
+        assert stored.value.extensions == {name: value}
+
+
+def test_second_answers_need_capture_of_answers_and_a_free_name(aws: Any) -> None:
+    aws.model()
+    aws.services.buckets.create_bucket("kept")
+    noise = [tag("understudy:noise-percent", "5")]
+    for capture in (
+        None,
+        {**CAPTURE, "EnableCapture": False},
+        {**CAPTURE, "CaptureOptions": [{"CaptureMode": "Input"}]},
+    ):
+        more = {} if capture is None else {"DataCaptureConfig": capture}
+        with pytest.raises(ValidationException, match="needs data capture with Output"):
+            aws.config(Tags=noise, **more)

@@ -12,13 +12,14 @@ Shadows: one beside one production variant, as on AWS, or any number of both wit
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from understudy.core.endpoints import EndpointConfig
 from understudy.core.errors import ApiError, ValidationException
 from understudy.core.models import Model
 from understudy.core.ports import Event, Objects, Put, Records
+from understudy.core.routing import noise_name
 from understudy.operations.s3.guard import check_bucket_name
 from understudy.operations.sagemaker.echo import kept_members
 from understudy.operations.sagemaker.extensions import extensions_of
@@ -57,6 +58,7 @@ def create_endpoint_config(services: Services, request: dict[str, Any]) -> dict[
             if records.get(Model, variant["ModelName"]) is None:
                 raise could_not_find(MODEL, services.place.arn("model", variant["ModelName"]))
         check_capture(services.objects, request.get("DataCaptureConfig", {}))
+        check_noise(request, extensions)
         now_s = services.clock.now_s()
         records.commit(
             [
@@ -143,6 +145,34 @@ def check_capture(
         if error.status != 404:
             raise
         raise ValidationException(f"{member}: bucket {bucket} does not exist; create it first.") from error
+
+
+def check_noise(request: dict[str, Any], extensions: Mapping[str, str]) -> None:
+    """Refuse second answers that nobody could ever compare.
+
+    Args:
+        request: Variants and DataCaptureConfig by wire names.
+        extensions: The resource's.
+    Raises:
+        ValidationException: answers are not captured, or a variant has the name of another one's noise.
+    """
+    if extensions.get("noise-percent", "0") == "0":
+        return
+    capture = request.get("DataCaptureConfig", {})
+    modes = {option["CaptureMode"] for option in capture.get("CaptureOptions", ())}
+    if not capture.get("EnableCapture", True) or not modes & {"Output", "InputAndOutput"}:
+        raise ValidationException(
+            "The tag understudy:noise-percent needs data capture with Output in its CaptureOptions: second "
+            "answers are there to be compared."
+        )
+    production = request.get("ProductionVariants", ())
+    names = {one["VariantName"] for one in (*production, *request.get("ShadowProductionVariants", ()))}
+    for variant in production:
+        if noise_name(variant["VariantName"]) in names:
+            raise ValidationException(
+                f"With the tag understudy:noise-percent no variant can be called "
+                f"{noise_name(variant['VariantName'])}: second answers of {variant['VariantName']} are."
+            )
 
 
 def check_weights(weights: Iterable[float]) -> None:

@@ -23,7 +23,7 @@ from understudy.core.experiments import (
     data_capture,
     duration_problem,
 )
-from understudy.operations.sagemaker.endpoint_configs import check_capture
+from understudy.operations.sagemaker.endpoint_configs import check_capture, check_noise
 from understudy.operations.sagemaker.extensions import extensions_of
 from understudy.operations.sagemaker.fleets import check_size, plan_fleet
 from understudy.operations.sagemaker.tags import parse_tags
@@ -166,6 +166,7 @@ def plan_test(
         wished["DataCaptureConfig"] = data_capture(storage)
         check_capture(services.objects, wished["DataCaptureConfig"], "DataStorageConfig.Destination")
     tags = extensions_of(EXPERIMENT, parse_tags(request.get("Tags", [])))
+    check_noise({**wished, "ProductionVariants": [{"VariantName": source}]}, tags)
     config = EndpointConfig(
         config_name, services.place.arn("endpoint-config", config_name), wished, 0.0, 0.0, tags
     )

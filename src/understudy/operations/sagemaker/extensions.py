@@ -73,6 +73,8 @@ Values = Words | WholeNumbers | Units
 
 # Below 5 % of a processor a worker would answer no ping for seconds; above 64 processors nobody asked.
 SHADOW_CPU_PERCENT = WholeNumbers(5, 6400)
+# It is production's own time: a small share tells as much.
+NOISE_PERCENT = WholeNumbers(0, 10)
 
 # Per kind of resource: the name without its prefix, and the values it can have.
 EXTENSIONS: dict[str, dict[str, Values]] = {
@@ -83,6 +85,8 @@ EXTENSIONS: dict[str, dict[str, Values]] = {
         "capture": Words(("durable",)),
         # The most that each instance of a shadow may use of the processors; 100 is one of them.
         "shadow-cpu-percent": SHADOW_CPU_PERCENT,
+        # So many of the captured requests are sent to production a second time, to learn its noise.
+        "noise-percent": NOISE_PERCENT,
     },
     ENDPOINT: {
         # The same user, or session, is answered by the same variant.
@@ -95,6 +99,7 @@ EXTENSIONS: dict[str, dict[str, Values]] = {
         # Of the capture that the test's DataStorageConfig asks for.
         "capture": Words(("durable",)),
         "shadow-cpu-percent": SHADOW_CPU_PERCENT,
+        "noise-percent": NOISE_PERCENT,
     },
 }
 
