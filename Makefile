@@ -12,7 +12,7 @@ ORACLE3 := .venv-oracle3
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench soak clean sdks
+.PHONY: help install demo test check format bench bench-decisions soak clean sdks
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,10 +70,15 @@ format: $(STAMP) ## rewrite the code in the project's format
 bench: $(STAMP) ## measure against peers (QUICK=1: under 5 minutes; ARGS="--only mosec")
 	$(BIN)/python -m bench $(if $(filter-out 0,$(QUICK)),--quick) $(ARGS)
 
-soak: $(STAMP) ## is memory flat under load, is all accounted for whatever dies? (MINUTES=10, REQUESTS=1000000)
+bench-decisions: $(STAMP) ## right and wrong decisions of ours and others, simulated: docs/decision-bench.md (10 minutes; QUICK=1: one)
+	PYTHONPATH=src:. $(BIN)/python -m bench.decisions $(if $(filter-out 0,$(QUICK)),--quick) $(ARGS)
+
+soak: $(STAMP) ## memory flat (MINUTES=10), all accounted for (REQUESTS=1000000), rollouts survive every fault; hours
 	$(BIN)/python -m bench.soak --minutes $(or $(MINUTES),10)
 	$(BIN)/python -m bench.soak_capture --requests $(or $(REQUESTS),1000000)
 	$(BIN)/python -m bench.soak_capture --durable --requests $(or $(REQUESTS),1000000)
+	UNDERSTUDY_LIVES=20000 $(BIN)/python -m pytest --timeout 3600 tests/core/test_rollout_simulation.py
+	$(BIN)/python -m bench.soak_rollouts
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) $(SDK2) $(SDK3) $(ORACLE) $(ORACLE3) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -28,6 +28,8 @@ import boto3
 import psutil
 from botocore.exceptions import BotoCoreError, ClientError
 
+from bench.environments import OWN_CODE
+
 ROLE = "arn:aws:iam::123456789012:role/understudy"
 INFERENCE = """\
 import os
@@ -246,7 +248,7 @@ class Served:
         command = [sys.executable, "-m", "understudy.cli", "serve", "--port", "0", "--auth", "none"]
         command += ["--routers", "2", "--time-scale", str(scale), "--data-dir", str(self.data_dir)]
         command += ["--environments-dir", str(environments)]
-        environment = {**os.environ, "UNDERSTUDY_FAILPOINT": failpoint}
+        environment = {**os.environ, **OWN_CODE, "UNDERSTUDY_FAILPOINT": failpoint}
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=output, cwd=place, env=environment)
         try:

@@ -42,7 +42,10 @@ NOTES = {
     ("sagemaker", "CreateEndpoint"): "InService or Failed when the models are loaded or can't be.",
     ("sagemaker", "DescribeEndpoint"): "`DeployedImages[].ResolvedImage` is the environment that runs it.",
     ("sagemaker", "DeleteEndpoint"): "Also of one that is coming back after a restart of the server.",
-    ("sagemaker", "UpdateEndpoint"): "Blue/green, all at once. No canary, linear or rolling, no alarms yet.",
+    (
+        "sagemaker",
+        "UpdateEndpoint",
+    ): "All at once, canary, linear, rolling; alarms; see [rollouts](guides/rollouts.md).",
     (
         "sagemaker",
         "UpdateEndpointWeightsAndCapacities",

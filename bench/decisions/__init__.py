@@ -1,1 +1,2 @@
-"""The decision bench: the same simulated streams through Understudy's rules and others'; ``make bench-decisions``."""
+"""The decision bench: the same simulated streams through Understudy's rules and others'; ``make
+bench-decisions``."""

@@ -62,7 +62,8 @@ def nulls(streams: int) -> str:
         print(rows[-1], flush=True)
     text = table(("nothing is better", *RULES, f"≤ {bound:.4f}"), rows)
     return (
-        f"## False promotions\n\n{streams:,} streams of 20,000 requests (5,000 users; 20,000 users with heavy tails)."
+        f"## False promotions\n\n{streams:,} streams of 20,000 requests (5,000 sticky users; 20,000 users"
+        " with heavy tails)."
         " Understudy looks after every request, the others after every hundredth.\n\n" + text
     )
 
@@ -80,13 +81,14 @@ def power(streams: int) -> str:
         some = max(100, streams // 4) if every and ratio < 1.2 else streams
         found = detection(control, ratio, mde, some, every_request=every)
         bounds = (0.95, 1.8) if ratio == mde else (1.15, 2.1)
+        reached = found["median"] <= bounds[0] and found["p80"] <= bounds[1]
         rows.append(
             (
                 f"{control:.0%} → {control * ratio:.3g}, MDE {mde:g}",
                 f"{found['oracle']:,.0f}",
                 f"{found['median']:.2f}",
                 f"{found['p80']:.2f}",
-                f"≤ {bounds[0]} / {bounds[1]}: {met(found['median'] <= bounds[0] and found['p80'] <= bounds[1])}",
+                f"≤ {bounds[0]} / {bounds[1]}: {met(reached)}",
             )
         )
         print(rows[-1], flush=True)
@@ -143,7 +145,7 @@ def pairs(streams: int) -> str:
             )
         )
         print(rows[-1], flush=True)
-    wrong = paired_null(streams)
+    wrong = paired_null(10 * streams)
     text = table(("accuracy", "requests: shadow / A/B", "fewer ×", "labels", "fewer ×", "goal"), rows)
     return f"## Shadow tests\n\n{text}\n\nFalse promotions of a model that is right as often: {wrong:.4f}."
 
@@ -197,7 +199,8 @@ def canaries(streams: int) -> str:
     ):
         three = three_way(streams // 2, ratio, outage=outage)
         goal = {
-            "equal": f"ships ≥ 95 %, median ≤ 18 min: {met(three['ship'] >= 0.95 and three['minutes'] <= 18)}",
+            "equal": "ships ≥ 95 %, median ≤ 18 min: "
+            + met(three["ship"] >= 0.95 and three["minutes"] <= 18),
             "2 times": f"ships ≤ 5 %: {met(three['ship'] <= 0.05)}",
         }.get(truth, "–")
         minutes = "–" if math.isinf(three["minutes"]) else f"{three['minutes']:.1f}"
@@ -206,8 +209,8 @@ def canaries(streams: int) -> str:
         )
         print(ways[-1], flush=True)
     three_ways = (
-        "## Ship, roll back or hold\n\n600 requests/min, 10 % canary, 1 % errors, one hour; harm above a ratio of 1.1,"
-        " shipping needs proof of less than 2.\n\n"
+        "## Ship, roll back or hold\n\n600 requests/min, 10 % canary, 1 % errors, one hour; harm above a"
+        " ratio of 1.1, shipping needs proof of less than 2.\n\n"
         + table(("the canary has", "ship", "minutes (median)", "rollback", "hold", "goal"), ways)
     )
     return "\n\n".join((wrong, back, three_ways))
@@ -238,8 +241,8 @@ def noise(streams: int) -> str:
         found = diffy(streams, requests, 50, 0.02, 0.01)
         rows.append((f"{requests:,}", *(f"{found[key]:.3f}" for key in found)))
     return (
-        "## Differences above noise\n\n50 fields that differ from themselves in 2 % of answers; one has a point more."
-        " Differences and noise are counted on different answers.\n\n"
+        "## Differences above noise\n\n50 fields that differ from themselves in 2 % of answers; one has a"
+        " point more. Differences and noise are counted on different answers.\n\n"
         + table(
             (
                 "requests",
@@ -276,8 +279,9 @@ def main() -> None:
         "# Decision bench\n\nThe same simulated streams through Understudy's rules and others'. Written by"
         f" `make bench-decisions` on {day}. What the rules are, and why:"
         " [the statistics of verdicts](guides/verdicts-statistics.md).\n\n"
-        "What others' rules are here: GrowthBook's interval by its formula with default tuning, on pooled counts (its"
-        " workflow asks for a new phase when weights change, which the formula does not know of); Kayenta's"
+        "What others' rules are here: GrowthBook's interval by its formula with default tuning, on pooled"
+        " counts (its workflow asks for a new phase when weights change, which the formula does not know of);"
+        " Kayenta's"
         " Mann-Whitney rule on error rates per minute, once at the end; alarms as CloudWatch evaluates them,"
         " a period of 60 s. All are simulated here from their published formulas, not run as products."
     )

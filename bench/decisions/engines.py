@@ -1,8 +1,8 @@
 """Understudy's rules over many streams at once, with a look after every request.
 
-The same arithmetic as ``understudy.analysis``, in arrays; tests/analysis/test_decisions_bench.py holds both to
-the same numbers.  Every function returns, per stream, the number of requests (units) after which the evidence
-first sufficed; 0 for never.
+The same arithmetic as ``understudy.analysis``, in arrays; tests/analysis/test_decisions_bench.py holds both
+to the same numbers.  Every function returns, per stream, the number of requests (units) after which the
+evidence first sufficed; 0 for never.
 """
 
 from __future__ import annotations

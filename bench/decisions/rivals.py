@@ -1,7 +1,7 @@
 """What others' rules decide on the same streams.
 
-Owns a z-test looked at often, the sequential test of GrowthBook's ``gbstats`` (formula, default tuning), alarms on
-thresholds as CloudWatch has them, Kayenta's rule and Diffy's.
+Owns a z-test looked at often, the sequential test of GrowthBook's ``gbstats`` (formula, default tuning),
+alarms on thresholds as CloudWatch has them, Kayenta's rule and Diffy's.
 Source: gbstats 0.8.0; Kayenta's MannWhitneyClassifier (confidence 0.98, tolerance 0.25); Diffy's defaults
 (relative 20 %, absolute 0.03 %).
 """
@@ -50,7 +50,8 @@ def growthbook_excludes_zero(c: Array, n_c: Array, t: Array, n_t: Array, alpha: 
 
 
 def alarm(rates: Array, threshold: float, periods: int, needed: int) -> Array:
-    """Say per stream in which period (from 1) ``needed`` of ``periods`` rates in a row breach; 0 for never."""
+    """Say per stream in which period (from 1) ``needed`` of ``periods`` rates in a row breach; 0 for
+    never."""
     breach = np.nan_to_num(rates) >= threshold
     total = np.cumsum(breach, axis=1)
     lagged = np.concatenate([np.zeros((len(rates), periods), dtype=int), total[:, :-periods]], axis=1)

@@ -54,6 +54,7 @@ from understudy.core.endpoints import Endpoint
 from understudy.core.names import Place
 from understudy.core.ports import Query
 from understudy.core.webhooks import parse_webhooks
+from understudy.dataplane.accounting import ASSIGNMENT, CAPTURE
 from understudy.operations.registry import OPERATIONS
 from understudy.operations.services import Services
 from understudy.operations.understudy.registry import OWN_CALLS
@@ -265,7 +266,14 @@ class Controller:
         self._collector = Collector(
             settings.spool_dir, stores.objects, stores.objects, clock, entropy, recorder.on_captured
         )
-        self._leftovers = Leftovers(settings.run_dir / "counts", self._collector, recorder.on_metrics)
+        self._assignment_collector = AssignmentCollector(
+            settings.spool_dir / FOLDER, stores.assignments, recorder.on_logged
+        )
+        self._leftovers = Leftovers(
+            settings.run_dir / "counts",
+            {CAPTURE: self._collector, ASSIGNMENT: self._assignment_collector},
+            recorder.on_metrics,
+        )
         # A thread of its own: megabytes of records on their way to a slow store hold up nothing else.
         self._collecting = Loop(
             lambda _: self._collector.collect_once(),
@@ -273,9 +281,6 @@ class Controller:
             time.monotonic,
             name="capture",
             idle_wait_s=COLLECT_EVERY_S,
-        )
-        self._assignment_collector = AssignmentCollector(
-            settings.spool_dir / FOLDER, stores.assignments, recorder.on_logged
         )
         # Not behind megabytes of captured records: outcomes are joined with what it moves.
         self._logging = Loop(

@@ -9,22 +9,21 @@ from typing import Any
 import pytest
 
 from understudy.core.assignment import Assignment
-from understudy.core.ports import Assignments
 from understudy.stores import assignments as sqlite_assignments
 from understudy.stores.assignments import KEPT_S, SqliteAssignments
 from understudy.stores.memory_assignments import MemoryAssignments
 
 T0 = 1_700_000_000.0
-Open = Callable[[], Assignments]
+Open = Callable[[], Any]
 
 
 @pytest.fixture(params=["memory", "sqlite"])
 def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
     """Opens the store as a controller does that has just started."""
-    opened: list[Assignments] = []
+    opened: list[Any] = []
     memory = MemoryAssignments()
 
-    def open_store() -> Assignments:
+    def open_store() -> Any:
         for store in opened:
             store.close()
         opened[:] = [memory if request.param == "memory" else SqliteAssignments(tmp_path / "a.db")]
@@ -47,8 +46,8 @@ def test_assignments_come_back_whole_and_in_order(reopen: Open) -> None:
         assigned(None, event_id="ev-2", unit="ann", source="unit", variant="B", stage=2),
         assigned("i-3", status=503, model_latency_us=None),
     ]
-    store.add("one", some)
-    store.add("two", [assigned("i-4", endpoint="other"), assigned("i-5")])
+    store.add("one", "boot", some)
+    store.add("two", "boot", [assigned("i-4", endpoint="other"), assigned("i-5")])
     store = reopen()
     kept = store.read("e")
     assert [one.assignment for one in kept] == [*some, assigned("i-5")]
@@ -60,21 +59,23 @@ def test_assignments_come_back_whole_and_in_order(reopen: Open) -> None:
 
 def test_a_batch_is_added_once_until_it_is_forgotten(reopen: Open) -> None:
     store = reopen()
-    first = store.add("one", [assigned("i-1")])
-    assert store.add("one", [assigned("i-1")]) == first
+    first = store.add("one", "boot", [assigned("i-1")])
+    assert store.add("one", "boot", [assigned("i-1")]) == first
     store = reopen()
-    assert store.add("one", [assigned("i-1")]) == first
+    assert store.add("one", "boot", [assigned("i-1")]) == first
     assert len(store.read("e")) == 1
     store.forget_batch("one")
     store.forget_batch("never added")
-    second = store.add("two", [assigned("i-2")])
+    second = store.add("two", "boot", [assigned("i-2")])
     assert second.source == first.source
     assert second.number > first.number  # a number is never given out twice
 
 
 def test_requests_are_found_by_either_id(reopen: Open) -> None:
     store = reopen()
-    store.add("one", [assigned("i-1", event_id="ev-1"), assigned("i-2"), assigned("i-9", endpoint="other")])
+    store.add(
+        "one", "boot", [assigned("i-1", event_id="ev-1"), assigned("i-2"), assigned("i-9", endpoint="other")]
+    )
     found = store.find("e", ["i-1", "ev-1", "i-2", "i-9", "unknown"])
     assert {key: one.inference_id for key, one in found.items()} == {
         "i-1": "i-1",
@@ -84,7 +85,7 @@ def test_requests_are_found_by_either_id(reopen: Open) -> None:
     assert store.find("e", []) == {}
     assert store.find("nobody", ["i-1"]) == {}
     many = [assigned(f"n-{number}") for number in range(2000)]
-    store.add("two", many)
+    store.add("two", "boot", many)
     assert store.find("e", [f"n-{number}" for number in range(2000)]).keys() == {
         one.inference_id for one in many
     }
@@ -92,9 +93,24 @@ def test_requests_are_found_by_either_id(reopen: Open) -> None:
 
 def test_of_several_with_one_id_the_first_to_be_routed_is_found(reopen: Open) -> None:
     store = reopen()
-    store.add("one", [assigned("i", at_s=T0 + 2, variant="late")])
-    store.add("two", [assigned("i", at_s=T0, variant="first"), assigned("i", at_s=T0 + 1, variant="B")])
+    store.add("one", "boot", [assigned("i", at_s=T0 + 2, variant="late")])
+    store.add(
+        "two", "boot", [assigned("i", at_s=T0, variant="first"), assigned("i", at_s=T0 + 1, variant="B")]
+    )
     assert store.find("e", ["i"])["i"].variant == "first"
+
+
+def test_what_came_of_a_writer_is_known_until_nobody_asks(reopen: Open) -> None:
+    store = reopen()
+    store.add("one", "r0", [assigned(), assigned(), assigned(variant="B")])
+    store.add("two", "r0", [assigned(), assigned(endpoint="other")])
+    store.add("two", "r0", [assigned()])  # the same batch again
+    store.add("three", "r1", [assigned()])
+    store = reopen()
+    assert store.taken("r0") == {("e", "A"): 3, ("e", "B"): 1, ("other", "A"): 1}
+    assert store.taken("r9") == {}
+    store.remember({"r1", "r9"})
+    assert (store.taken("r0"), store.taken("r1")) == ({}, {("e", "A"): 1})
 
 
 # --- SQLite alone ------------------------------------------------------------------------------------
@@ -107,8 +123,8 @@ def test_what_is_old_or_too_much_is_forgotten_bit_by_bit(
     monkeypatch.setattr(sqlite_assignments, "MOST_ROWS", 20)
     store = SqliteAssignments(tmp_path / "a.db")
     store.forget_old(T0)
-    store.add("old", [assigned(f"i-{n}", at_s=T0 + n) for n in range(12)])
-    store.add("new", [assigned(f"j-{n}", at_s=T0 + 2 * KEPT_S) for n in range(20)])
+    store.add("old", "boot", [assigned(f"i-{n}", at_s=T0 + n) for n in range(12)])
+    store.add("new", "boot", [assigned(f"j-{n}", at_s=T0 + 2 * KEPT_S) for n in range(20)])
     left = []
     for _ in range(5):
         store.forget_old(T0 + KEPT_S + 6.5)  # seven of the old ones are too old, and there are 12 too many

@@ -36,7 +36,7 @@ class Rig:
         self.folder = place / "counts"
         self.recorder = Recorder(MemorySeries(), RealClock(), MemoryEvidence())
         self.spooled = Spooled()
-        self.leftovers = Leftovers(self.folder, self.spooled, self.recorder.on_metrics)
+        self.leftovers = Leftovers(self.folder, {"capture": self.spooled}, self.recorder.on_metrics)
 
     def router(self, boot: str) -> Ledger:
         return Ledger(Journal(self.folder / f"0-{boot}.counts"), lambda: 1_700_000_000)
@@ -77,7 +77,7 @@ def test_records_that_never_came_out_of_the_spool_are_counted_once_all_have(tmp_
     rig = Rig(tmp_path)
     ledger = rig.router("cc")
     for _ in range(10):
-        ledger.expect("e", "v")
+        ledger.expect("capture", "e", "v")
     ledger.note("capture", "e", "v", "queue", 3)
     die(ledger)
     rig.spooled.counts["cc"] = None  # more may come
@@ -94,13 +94,13 @@ def test_a_controller_that_is_killed_between_the_steps_changes_nothing(tmp_path:
     rig = Rig(tmp_path)
     ledger = rig.router("dd")
     ledger.tally("e", "v", "c").answered(1.0, 10, 1)
-    ledger.expect("e", "v")
+    ledger.expect("capture", "e", "v")
     die(ledger)
     path = rig.folder / "0-dd.counts"
     content = path.read_bytes()
     for _ in range(3):  # as if the file had not been removed yet
         path.write_bytes(content)
-        Leftovers(rig.folder, rig.spooled, rig.recorder.on_metrics).hand_in()
+        Leftovers(rig.folder, {"capture": rig.spooled}, rig.recorder.on_metrics).hand_in()
     assert rig.totals().invocations == 1
     assert rig.totals().capture == {"shutdown": 1}
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from understudy.core.alarm_data import rule_of
 from understudy.core.alarm_evaluation import AlarmRule, Datapoint, evaluate
 from understudy.core.alarms import Alarm, AlarmState
+from understudy.core.endpoints import Fleet, FleetVariant
 from understudy.core.guardrail_odds import Step, breach_probability, firing_probability, flags, tail
 from understudy.core.guardrail_traffic import EndpointTraffic, Severity, VariantTraffic, steps_of
 from understudy.core.guardrails import AlarmReport, lint
@@ -42,12 +43,16 @@ def traffic(per_minute: float = 600.0, errors: float = 0.001) -> EndpointTraffic
     return EndpointTraffic("churn", "churn-1", (variant, shadow), "churn-2", 3600.0)
 
 
+def fleet(instances: int) -> Fleet:
+    return Fleet("f2", "churn-2", (FleetVariant("v", "m", (), desired_count=instances),))
+
+
 def deployment(kind: str = "CANARY", wait_s: int = 600, percent: int = 10) -> list[Step]:
     routing: dict[str, Any] = {"Type": kind, "WaitIntervalInSeconds": wait_s}
     size = {"Type": "CAPACITY_PERCENT", "Value": percent}
     if kind != "ALL_AT_ONCE":
         routing["CanarySize" if kind == "CANARY" else "LinearStepSize"] = size
-    return steps_of({"BlueGreenUpdatePolicy": {"TrafficRoutingConfiguration": routing}})
+    return steps_of({"BlueGreenUpdatePolicy": {"TrafficRoutingConfiguration": routing}}, fleet(1))
 
 
 def alarm(name: str = "guard", **members: Any) -> Alarm:
@@ -207,8 +212,8 @@ def test_steps_of_every_kind() -> None:
     assert [step.share for step in deployment("ALL_AT_ONCE")] == [1.0]
     size = {"Type": "INSTANCE_COUNT", "Value": 1}
     rolling = {"RollingUpdatePolicy": {"MaximumBatchSize": size, "WaitIntervalInSeconds": 60}}
-    assert steps_of(rolling, 4) == [Step(share, 60.0) for share in (0.25, 0.5, 0.75, 1.0)]
-    assert steps_of({}) == []
+    assert steps_of(rolling, fleet(4)) == [Step(share, 60.0) for share in (0.25, 0.5, 0.75, 1.0)]
+    assert steps_of({}, fleet(1)) == []
 
 
 def test_all_at_once_needs_no_configuration() -> None:

@@ -53,7 +53,11 @@ READY, FAILED, STARTING = InstanceStatus.READY, InstanceStatus.FAILED, InstanceS
 STATUSES: dict[EndpointStatus, set[EndpointStatus]] = {
     EndpointStatus.CREATING: {EndpointStatus.IN_SERVICE, EndpointStatus.FAILED},
     EndpointStatus.IN_SERVICE: {EndpointStatus.UPDATING},
-    EndpointStatus.UPDATING: {EndpointStatus.IN_SERVICE, EndpointStatus.ROLLING_BACK, EndpointStatus.UPDATE_ROLLBACK_FAILED},
+    EndpointStatus.UPDATING: {
+        EndpointStatus.IN_SERVICE,
+        EndpointStatus.ROLLING_BACK,
+        EndpointStatus.UPDATE_ROLLBACK_FAILED,
+    },
     EndpointStatus.ROLLING_BACK: {EndpointStatus.IN_SERVICE, EndpointStatus.UPDATE_ROLLBACK_FAILED},
     EndpointStatus.UPDATE_ROLLBACK_FAILED: {EndpointStatus.UPDATING},
 }  # fmt: skip
@@ -120,8 +124,8 @@ class World:
     def fleet(self, number: int, several: bool) -> Fleet:
         variants = [
             FleetVariant(
-                name, "m", (Container("i"),), desired_count=1 + self.below(5), desired_weight=1.0 + self.below(3),
-                current_weight=1.0,
+                name, "m", (Container("i"),),
+                desired_count=1 + self.below(5), desired_weight=1.0 + self.below(3), current_weight=1.0,
             )
             for name in (("a", "b") if several else ("a",))
         ]  # fmt: skip

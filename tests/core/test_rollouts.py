@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from understudy.core.alarms import AlarmState
 from understudy.core.endpoints import Endpoint, EndpointStatus, Fleet, FleetVariant, PendingUpdate
 from understudy.core.models import Container
 from understudy.core.ports import InstanceStatus
 from understudy.core.rollout_routes import route_of
 from understudy.core.rollout_terms import (
     NEXT_PHASES,
+    AlarmView,
     InstanceView,
     RemoveEndpoint,
     RolloutSnapshot,
     SaveEndpoint,
     Slot,
+    SlotFailures,
     StartInstance,
     StopInstance,
 )
@@ -65,6 +69,8 @@ class World:
     instances: dict[str, InstanceView] = field(default_factory=dict)
     router_route: EndpointRoute | None = None
     restart_at_s: dict[Slot, float] = field(default_factory=dict)
+    failures: dict[Slot, SlotFailures] = field(default_factory=dict)
+    alarms: tuple[AlarmView, ...] = ()
     statuses: list[EndpointStatus] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
     number: int = 0
@@ -77,7 +83,13 @@ class World:
             used = {instance.instance_id for instance in self.router_route.instances()}
         views = tuple(replace(i, routed=i.instance_id in used) for i in self.instances.values())
         return RolloutSnapshot(
-            self.endpoint, self.now_s, views, route == self.router_route, self.restart_at_s
+            self.endpoint,
+            self.now_s,
+            views,
+            route == self.router_route,
+            self.restart_at_s,
+            self.failures,
+            self.alarms,
         )
 
     def step(self) -> bool:
@@ -445,3 +457,156 @@ def test_every_phase_of_an_operation_can_be_reached_and_left(kind: str) -> None:
     assert reached == set(table), "a phase that nothing leads to, or one that is not in the table"
     last = {phase for phase, after in table.items() if not after}
     assert len(last) == 1, "one end"
+
+
+# --- defects that rollout controllers in public have had ---------------------------------------------------
+
+CANARY = {
+    "BlueGreenUpdatePolicy": {
+        "TrafficRoutingConfiguration": {
+            "Type": "CANARY",
+            "WaitIntervalInSeconds": 100,
+            "CanarySize": {"Type": "CAPACITY_PERCENT", "Value": 20},
+        }
+    },
+    "AutoRollbackConfiguration": {"Alarms": [{"AlarmName": "errors"}]},
+}
+OK = (AlarmView("errors", AlarmState.OK),)
+TRIPPED = (AlarmView("errors", AlarmState.ALARM, "too many"),)
+
+
+def canary(world: World, number: int, **members: object) -> None:
+    """Ask for a canary update to fleet ``number`` and let it get as far as it does."""
+    assert world.endpoint is not None
+    pending = PendingUpdate(
+        "update", world.now_s, fleet=fleet(number, variant(**members)), deployment_config=CANARY
+    )
+    world.endpoint = replace(
+        world.endpoint, status=EndpointStatus.UPDATING, update=pending, failure_reason=None
+    )
+    world.alarms = OK
+    world.settle()
+
+
+def share(world: World) -> float:
+    """The part of the requests that routers give to the new fleet."""
+    route = world.router_route
+    assert route is not None
+    return 0.0 if route.green is None else route.green.share
+
+
+def test_a_failed_analysis_stops_the_rollout() -> None:
+    """Argo Rollouts #1411: the analysis failed, the rollout went on."""
+    world = settled(1, variant(desired_count=3))
+    canary(world, 2, desired_count=3)
+    assert share(world) == 0.2
+    world.alarms = TRIPPED
+    world.settle()
+    assert world.endpoint is not None and world.endpoint.config_name == "config-1"
+    assert world.endpoint.failure_reason == "Alarm errors is in ALARM state: too many"
+    assert "TrafficShifted" not in world.events and world.events[-1] == "UpdateRolledBack"
+
+
+def test_an_aborted_rollout_keeps_all_capacity() -> None:
+    """Argo Rollouts #777: abort removed all capacity."""
+    world = settled(1, variant(desired_count=3))
+    blue = set(world.instances)
+    canary(world, 2, desired_count=3)
+    world.alarms = TRIPPED
+    while world.endpoint is not None and world.endpoint.update is not None:
+        world.step()
+        world.acknowledge()
+        route = world.router_route
+        assert route is not None and len(route.variants[0].instances) == 3
+        assert blue <= set(world.instances)
+
+
+def test_nothing_of_an_aborted_rollout_is_left() -> None:
+    """Argo Rollouts #1337: replicas of the aborted version stayed."""
+    world = settled(1, variant(desired_count=2))
+    blue = set(world.instances)
+    canary(world, 2, desired_count=4)
+    assert len(world.instances) == 6
+    world.alarms = TRIPPED
+    world.settle()
+    assert set(world.instances) == blue
+    assert world.endpoint is not None and world.endpoint.retiring == () and world.endpoint.update is None
+
+
+def test_traffic_does_not_flap_after_an_abort() -> None:
+    """Argo Rollouts #3078: after the abort the canary's service went on changing."""
+    world = settled(1, variant(desired_count=2))
+    canary(world, 2, desired_count=2)
+    world.alarms = TRIPPED
+    shares = []
+    for _ in range(40):
+        world.step()
+        world.acknowledge()
+        shares.append(share(world))
+        world.alarms = OK if len(shares) == 3 else world.alarms  # it calms down at once: no way forward again
+    assert shares == sorted(shares, reverse=True) and shares[-1] == 0.0
+
+
+def test_an_aborted_rollout_can_be_tried_again() -> None:
+    """Argo Rollouts #3120: a retry after an abort was stuck."""
+    world = settled(1, variant(desired_count=2))
+    canary(world, 2, desired_count=2)
+    world.alarms = TRIPPED
+    world.settle()
+    for number in (3, 4):
+        canary(world, number, desired_count=2)
+        assert share(world) == 0.2
+        for _ in range(2):
+            world.now_s += 101
+            world.settle()
+        assert world.endpoint is not None and world.endpoint.config_name == f"config-{number}"
+        assert world.endpoint.failure_reason is None
+
+
+# --- what turns an update round ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"alarms": (AlarmView("errors", None),)}, "Alarm errors .* does not exist any more"),
+        ({"failures": {Slot("f2", "v", 1): SlotFailures(3, "killed")}}, "an instance keeps ending: killed"),
+    ],
+)
+def test_other_reasons_to_go_back(change: dict[str, object], reason: str) -> None:
+    world = settled(1, variant(desired_count=2))
+    canary(world, 2, desired_count=2)
+    for name, value in change.items():
+        setattr(world, name, value)
+    world.settle()
+    assert world.endpoint is not None and re.search(reason, world.endpoint.failure_reason or "")
+    assert world.endpoint.config_name == "config-1"
+
+
+def test_the_time_limit_covers_bakes_and_not_the_termination_wait() -> None:
+    world = settled()
+    assert world.endpoint is not None
+    limited = {
+        "BlueGreenUpdatePolicy": {
+            **CANARY["BlueGreenUpdatePolicy"],
+            "MaximumExecutionTimeoutInSeconds": 600,
+            "TerminationWaitInSeconds": 3600,
+        }
+    }
+    for number, bake_s, config in ((2, 100, "config-2"), (3, 601, "config-2")):
+        pending = PendingUpdate("update", world.now_s, fleet(number), deployment_config=limited)
+        world.endpoint = replace(world.endpoint, status=EndpointStatus.UPDATING, update=pending)
+        for wait_s in (bake_s, 100, 3600):
+            world.settle()
+            world.now_s += wait_s
+        world.settle()
+        assert world.endpoint.config_name == config
+    assert "MaximumExecutionTimeoutInSeconds (600)" in (world.endpoint.failure_reason or "")
+
+
+def test_no_bake_ends_before_alarms_were_looked_at_again() -> None:
+    world = settled()
+    canary(world, 2)
+    world.now_s += 1_000
+    assert decide(replace(world.snapshot(), watched=False)) is None
+    assert isinstance(decide(world.snapshot()), SaveEndpoint)

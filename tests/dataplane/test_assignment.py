@@ -65,6 +65,18 @@ def test_the_routers_mapping_is_that_of_core(
     assert sticky.choose(Invocation("e", {}, False)) is None
 
 
+def test_a_variant_that_is_counted_elsewhere_is_the_same_in_everything_else() -> None:
+    ledger = Ledger()
+    variant = Variant(VariantRoute("A", 1.0, "c", timeout_s=7.0), "e", [], ledger, source=Source.WEIGHT)
+    other = variant.counted_by(variant.tally.of_source(Source.TARGET))
+    for name in Variant.__slots__:
+        same = getattr(other, name) is getattr(variant, name) or getattr(other, name) == getattr(
+            variant, name
+        )
+        assert same is (name != "tally"), name
+    assert other.tally.key == variant.tally.key._replace(source="target")
+
+
 def table(rig: Any, stage: int, weights: dict[str, float], **members: Any) -> None:
     rendered = rig.table({"e": {name: (weight, [name]) for name, weight in weights.items()}})
     (route,) = rendered["endpoints"]

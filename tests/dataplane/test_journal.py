@@ -67,7 +67,7 @@ def test_whatever_was_counted_is_handed_in_once(steps: list[Any], small: bool) -
         ledger = Ledger(Journal(path), lambda: now_s)
         plain, kept = Ledger(), {}
         opened: list[tuple[int, float]] = []
-        expected: Counter[tuple[str, str]] = Counter()
+        expected: Counter[tuple[str, str, str]] = Counter()
         for kind, which, one, two in steps:
             both = (ledger, plain)
             if kind == "answered":
@@ -91,10 +91,10 @@ def test_whatever_was_counted_is_handed_in_once(steps: list[Any], small: bool) -
                 for each in both:
                     each.note(one[0], *KEYS[which][:2], one[1], two)
                 if one in (("capture", "queue"), ("capture", "disk")):
-                    expected[KEYS[which][:2]] -= two
+                    expected["capture", *KEYS[which][:2]] -= two
             elif kind == "expected":
-                ledger.expect(*KEYS[which][:2])
-                expected[KEYS[which][:2]] += 1
+                ledger.expect("capture", *KEYS[which][:2])
+                expected["capture", *KEYS[which][:2]] += 1
             elif kind == "refused":
                 for each in both:
                     each.refuse(which)

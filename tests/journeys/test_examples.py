@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-TESTED_ELSEWHERE = {"ab_walk.py", "shadow_walk.py"}  # test_ab_walk.py
+TESTED_ELSEWHERE = {"ab_walk.py", "shadow_walk.py", "rollout_walk.py"}
 PATIENCE_S = 150
 
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(300)]
@@ -82,3 +82,11 @@ def test_the_walk_of_the_aws_cli(server: Any, tmp_path: Path) -> None:
     assert variants[2:] == ["Variant1", "Variant2", "Variant2"]
     assert answers == ["[0]"] * 5
     assert server.client("sagemaker").list_models()["Models"] == []
+
+
+@pytest.mark.parametrize("kind", ["canary", "linear", "rolling", "all-at-once"])
+def test_guarded_rollouts(serving: Any, tmp_path: Path, kind: str) -> None:
+    with serving(tmp_path, "--time-scale", "20") as scaled:
+        walk = str(EXAMPLES / "rollout_walk.py")
+        lines = run(scaled, tmp_path, sys.executable, walk, kind, "60").splitlines()
+    assert lines == ["good: good serves", "bad: good serves (rolled back)", "better: better serves"]

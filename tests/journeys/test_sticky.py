@@ -197,13 +197,25 @@ def _check_evidence(server: Any, callers: Callers) -> None:
 
 
 def _check_log(server: Any, callers: Callers, drawn: list[str]) -> None:
-    """Each request of the sticky stages, and each identified one, has one record."""
+    """Each request of the sticky stages, and each identified one, has one record, or is counted as lost."""
     total = sum(sum(counts.values()) for counts in callers.seen)
+
+    def outcomes() -> Counter[str]:
+        found: Counter[str] = Counter()
+        for variant in ("A", "B"):
+            for outcome in ("logged", "queue", "disk", "shutdown"):
+                found[outcome] += _sum(server, "AssignmentRecords", variant, "Outcome", outcome)
+        return found
+
+    eventually(lambda: sum(outcomes().values()) >= total, "assignments are missing")
+    told = outcomes()
+    assert sum(told.values()) == total
+    assert not told["queue"] and not told["disk"]
     with closing(SqliteAssignments(server.data_dir / "assignments.db")) as assignments:
-        eventually(lambda: len(assignments.read(ENDPOINT, limit=100_000)) >= total, "assignments are missing")
         kept = [one.assignment for one in assignments.read(ENDPOINT, limit=100_000)]
         orders = assignments.find(ENDPOINT, [f"order-{number}" for number in range(41)])
-    assert Counter((one.variant, one.source) for one in kept) == sum(callers.seen, Counter())
+    assert len(kept) == told["logged"]  # "shutdown" died with a killed router
+    assert Counter((one.variant, one.source) for one in kept) <= sum(callers.seen, Counter())
     assert {one.status for one in kept} == {200}
     assert [orders[f"order-{number}"].variant for number in range(40)] == drawn
     assert "order-40" not in orders
@@ -211,24 +223,29 @@ def _check_log(server: Any, callers: Callers, drawn: list[str]) -> None:
 
 
 def _check_metrics(server: Any, callers: Callers) -> None:
-    cloudwatch = server.client("cloudwatch")
     for variant in ("A", "B"):
         for source in Source:
             wanted = sum(counts[variant, source] for counts in callers.seen)
-            found = cloudwatch.get_metric_statistics(
-                Namespace="Understudy",
-                MetricName="AssignedRequests",
-                Dimensions=[
-                    {"Name": "EndpointName", "Value": ENDPOINT},
-                    {"Name": "VariantName", "Value": variant},
-                    {"Name": "Source", "Value": source},
-                ],
-                StartTime=time.time() - 3600,
-                EndTime=time.time() + 60,
-                Period=3600,
-                Statistics=["Sum"],
-            )["Datapoints"]
-            assert sum(point["Sum"] for point in found) == wanted, (variant, source)
+            assert _sum(server, "AssignedRequests", variant, "Source", source) == wanted, (variant, source)
+
+
+def _sum(server: Any, metric: str, variant: str, dimension: str, value: str) -> int:
+    cloudwatch = server.client("cloudwatch")
+    points = cloudwatch.get_metric_statistics(
+        Namespace="Understudy",
+        MetricName=metric,
+        Dimensions=[
+            {"Name": "EndpointName", "Value": ENDPOINT},
+            {"Name": "VariantName", "Value": variant},
+            {"Name": dimension, "Value": value},
+        ],
+        StartTime=time.time() - 3600,
+        EndTime=time.time() + 60,
+        Period=3600,
+        Statistics=["Sum"],
+    )["Datapoints"]
+    cloudwatch.close()
+    return round(sum(point["Sum"] for point in points))
 
 
 def test_tags_that_say_nothing_are_refused(sagemaker: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -212,3 +213,79 @@ def test_another_policy_over_the_same_requests(server: Any, endpoint: str, tmp_p
         [*command, "--data-dir", str(server.data_dir)], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1 and "margins" in done.stderr
+
+
+def test_an_alarm_on_evidence_rolls_an_update_back(server: Any, endpoint: str) -> None:
+    """A canary of the broken model: harm is proven, the alarm rings, the endpoint keeps the old model."""
+    sagemaker, cloudwatch = server.client("sagemaker"), server.client("cloudwatch")
+    for config, model in (("old", "good"), ("new", "bad")):
+        sagemaker.create_endpoint_config(
+            EndpointConfigName=f"canary-{config}",
+            ProductionVariants=[
+                {
+                    "VariantName": "A",
+                    "ModelName": model,
+                    "InstanceType": "ml.m5.large",
+                    "InitialInstanceCount": 2,
+                }
+            ],
+        )
+    sagemaker.create_endpoint(EndpointName="canary", EndpointConfigName="canary-old")
+    waiter = sagemaker.get_waiter("endpoint_in_service")
+    waiter.wait(EndpointName="canary", WaiterConfig={"Delay": 1, "MaxAttempts": 250})
+    cloudwatch.put_metric_alarm(
+        AlarmName="canary-harm",
+        Namespace="Understudy/Verdicts",
+        MetricName="HarmEvidenceLog10",
+        Dimensions=[
+            {"Name": "EndpointName", "Value": "canary"},
+            {"Name": "VariantName", "Value": "A"},
+            {"Name": "EndpointConfigName", "Value": "canary-new"},
+        ],
+        Statistic="Maximum",
+        Period=10,
+        EvaluationPeriods=1,
+        Threshold=2.0,
+        ComparisonOperator="GreaterThanOrEqualToThreshold",
+        TreatMissingData="notBreaching",
+    )
+    sagemaker.update_endpoint(
+        EndpointName="canary",
+        EndpointConfigName="canary-new",
+        DeploymentConfig={
+            "BlueGreenUpdatePolicy": {
+                "TrafficRoutingConfiguration": {
+                    "Type": "CANARY",
+                    "CanarySize": {"Type": "CAPACITY_PERCENT", "Value": 50},
+                    "WaitIntervalInSeconds": 300,
+                }
+            },
+            "AutoRollbackConfiguration": {"Alarms": [{"AlarmName": "canary-harm"}]},
+        },
+    )
+    stop = threading.Event()
+
+    def traffic() -> None:
+        runtime = server.client("sagemaker-runtime", config=Config(retries={"total_max_attempts": 1}))
+        while not stop.is_set():
+            with contextlib.suppress(ClientError):
+                runtime.invoke_endpoint(EndpointName="canary", Body=b"x")
+            stop.wait(0.01)
+
+    thread = threading.Thread(target=traffic)
+    thread.start()
+    try:
+
+        def rolled_back() -> dict[str, Any] | None:
+            found: dict[str, Any] = sagemaker.describe_endpoint(EndpointName="canary")
+            return found if found["EndpointStatus"] == "InService" else None
+
+        found = until(rolled_back, 120.0)
+    finally:
+        stop.set()
+        thread.join()
+    assert found["EndpointConfigName"] == "canary-old" and "canary-harm" in found["FailureReason"]
+    told = call_server(read_server(server.data_dir), "GET", endpoint_path("canary", "verdict"))
+    assert (told["verdict"], told["kind"]) == ("ROLLBACK", "rollout")
+    assert told["treatment"]["config"] == "canary-new" and told["control"]["config"] == "canary-old"
+    sagemaker.delete_endpoint(EndpointName="canary")

@@ -111,6 +111,9 @@ def cloud(records: Records) -> Cloud:
             endpoint_url="http://127.0.0.1:8080",
             nudge=lambda: None,
             webhooks=parse_webhooks("https://hooks.example/*"),
+            stages=unused,
+            evidence=unused,
+            assignments=unused,
             outcomes=unused,
         )
     )

@@ -1,7 +1,7 @@
 """Traffic for a bandit: top-two Thompson sampling, as shares.
 
-Main function: :func:`top_two_shares`.  The shares are computed, not drawn: they are the weights of the next stage,
-so that every request's share is known and the evidence stays valid.
+Main function: :func:`top_two_shares`.  The shares are computed, not drawn: they are the weights of the next
+stage, so that every request's share is known and the evidence stays valid.
 
 Source: Russo, "Simple Bayesian algorithms for best arm identification", COLT 2016.
 """

@@ -1,8 +1,9 @@
 """Looking at any time at what has a standard error only: asymptotic confidence sequences.
 
-For metrics without a bound or that are no means (log loss, F1, AUC): a half-normal mixture over the drift of a
-Brownian motion, which a sum of influence values is like when there are many.  Not exact: use it from 200 examples
-and 20 events per class on.
+For metrics without a bound or that are no means (log loss, F1, AUC): a half-normal mixture over the drift of
+a
+Brownian motion, which a sum of influence values is like when there are many.  Not exact: use it from 200
+examples and 20 events per class on.
 
 Owns :class:`Difference` (what was measured) and :func:`log_evidence_of_z`, :func:`difference_interval`.
 Source: Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform central limit theory and asymptotic

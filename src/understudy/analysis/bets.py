@@ -1,15 +1,15 @@
 """Betting on means: the linear bet, for numbers per unit, ratios of sums, and users with many requests.
 
-A unit's score is multiplied by ``A/pi - (1-A)/(1-pi)``: its expectation is then the difference of the arms' means,
-whatever the score.  A stake on it that was chosen before the unit came is a fair bet if there is no difference.
-The score is the value less what was expected of it (from the units before: their mean, or a regression on a
-covariate from before the exposure), which changes no expectation and takes variance away.
+A unit's score is multiplied by ``A/pi - (1-A)/(1-pi)``: its expectation is then the difference of the arms'
+means, whatever the score.  A stake on it that was chosen before the unit came is a fair bet if there is no
+difference. The score is the value less what was expected of it (from the units before: their mean, or a
+regression on a covariate from before the exposure), which changes no expectation and takes variance away.
 
 Owns :class:`Unit`, :class:`Bankroll` (the state: mergeable, frozen) and :func:`after_units`.
 Refuses scores beyond the clip: they are cut, and the share of those that were is told.
 
-Source: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", JRSS-B 2024; Deng, Xu,
-Kohavi and Walker, "Improving the sensitivity of online controlled experiments by utilizing pre-experiment
+Source: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", JRSS-B 2024; Deng,
+Xu, Kohavi and Walker, "Improving the sensitivity of online controlled experiments by utilizing pre-experiment
 data" (CUPED), WSDM 2013.
 """
 

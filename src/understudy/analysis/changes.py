@@ -148,8 +148,8 @@ def _rounded(requests: int) -> int:
     """Keep two digits: an estimate looks like one."""
     if requests < 100:
         return requests
-    scale = 10 ** (len(str(requests)) - 2)
-    return round(requests / scale) * scale
+    digits = len(str(requests)) - 2
+    return round(requests, -digits)
 
 
 def _grey(rule: MetricRule) -> str:

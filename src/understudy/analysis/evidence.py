@@ -1,9 +1,10 @@
 """The evidence of a trial: counts per metric, and the largest e-value that each question ever had.
 
-Owns :class:`Evidence` (frozen, JSON and back without loss) and :func:`advance`, which takes a batch of counts.
-A batch counts once: its sequence number must be above the last one's, so what is stored after each batch can be
-fed again from any earlier one.  Everything that a bet rests on (thresholds, expected rates, clips) is fixed before
-the batch it is used on, so a batch may be a request or an hour.
+Owns :class:`Evidence` (frozen, JSON and back without loss) and :func:`advance`, which takes a batch of
+counts.
+A batch counts once: its sequence number must be above the last one's, so what is stored after each batch can
+be fed again from any earlier one.  Everything that a bet rests on (thresholds, expected rates, clips) is
+fixed before the batch it is used on, so a batch may be a request or an hour.
 
 Refuses to mix configurations: counts of another identity begin a new evidence (a redeploy is a new trial).
 """
@@ -239,8 +240,8 @@ def advance(policy: Policy, evidence: Evidence, batch: Batch) -> Evidence:
     """Take a batch of counts.
 
     Returns:
-        The evidence after it; unchanged when the batch is not newer.  With another identity it begins anew and
-        counts the restart.
+        The evidence after it; unchanged when the batch is not newer.  With another identity it begins anew
+        and counts the restart.
 
     Raises:
         ValueError: a metric that the policy does not have, or counts that do not fit.
@@ -326,15 +327,16 @@ def _weighed(metric: MetricEvidence, logs: Sequence[float]) -> Weights:
     return harm, noninferiority, superiority, no_gain
 
 
-def bets_of(rule: MetricRule) -> tuple[Bets, Bets, Bets, Bets]:
-    """Return the bets on the ratio of bad things, one per question."""
+def bets_of(rule: MetricRule, question: Question) -> Bets:
+    """Return the bets on the ratio of bad things that answer a question."""
     close = rule.measure is Measure.PAIRED
-    return (
-        bets_above(rule.tolerance, rule.mde, close=close),
-        bets_within(rule.margin),
-        bets_below(1.0, rule.mde, close=close),
-        bets_above(1.0 / rule.mde, rule.mde, close=close),
-    )
+    if question is Question.HARM:
+        return bets_above(rule.tolerance, rule.mde, close=close)
+    if question is Question.NONINFERIORITY:
+        return bets_within(rule.margin)
+    if question is Question.SUPERIORITY:
+        return bets_below(1.0, rule.mde, close=close)
+    return bets_above(1.0 / rule.mde, rule.mde, close=close)
 
 
 def bad_first(rule: MetricRule, counts: Tallies) -> Tallies:
@@ -357,20 +359,15 @@ def rate_logs(
     Returns:
         Natural logarithms of e-values, as ``QUESTIONS``.
     """
-    harm, within, below, above = bets_of(rule)
     turned = bad_first(rule, counts)
     logs = [0.0, 0.0, 0.0, 0.0]
-    if Question.HARM in asked:
-        logs[0] = log_evidence(turned, harm, won[0] or None)
-    if Question.NONINFERIORITY in asked:
-        logs[1] = log_evidence(turned, within)
-        if rule.acceptable_rate is not None:
-            absolute = log_rate_below(counts, rule.acceptable_rate)
-            logs[1] = log_mixture((logs[1], absolute), (1.0 - ACCEPTABLE_WEIGHT, ACCEPTABLE_WEIGHT))
-    if Question.SUPERIORITY in asked:
-        logs[2] = log_evidence(turned, below, won[1] or None)
-    if Question.NO_GAIN in asked:
-        logs[3] = log_evidence(turned, above)
+    for at, question in enumerate(QUESTIONS):
+        if question in asked:
+            gained = won[at // 2] if question in (Question.HARM, Question.SUPERIORITY) else ()
+            logs[at] = log_evidence(turned, bets_of(rule, question), gained or None)
+    if rule.acceptable_rate is not None and Question.NONINFERIORITY in asked:
+        absolute = log_rate_below(counts, rule.acceptable_rate)
+        logs[1] = log_mixture((logs[1], absolute), (1.0 - ACCEPTABLE_WEIGHT, ACCEPTABLE_WEIGHT))
     return logs[0], logs[1], logs[2], logs[3]
 
 
@@ -398,7 +395,7 @@ def _won_after(
         return won
     rate = (events + 0.5) / (requests + 1.0)
     turned = bad_first(rule, batch)
-    bets = (bets_above(rule.tolerance, rule.mde), bets_below(1.0, rule.mde))
+    bets = [bets_of(rule, question) for question in (Question.HARM, Question.SUPERIORITY)]
     # Against a null that is not 1 there is no fair bet on a request without an event.
     gains = [log_without_event(turned, one, rate) if one.null == 1.0 else () for one in bets]
     harm, better = (
@@ -409,9 +406,9 @@ def _won_after(
 
 
 def latency_logs(rule: MetricRule, levels: Sequence[Tallies]) -> tuple[float, float, float, float]:
-    """Weigh the four answers about a latency: harm mostly at the rule's threshold, partly by early warning."""
-    bets = bets_of(rule)
-    own = [log_evidence(levels[-1], one) for one in bets]
+    """Weigh the four answers about a latency: harm mostly at the rule's threshold, partly by early
+    warning."""
+    own = [log_evidence(levels[-1], bets_of(rule, question)) for question in QUESTIONS]
     harms = [
         log_evidence(counts, bets_above(rule.tolerance, mde))
         for counts, mde in zip(levels[:-1], LATENCY_MDES, strict=False)

@@ -1,11 +1,13 @@
 """A declared horizon: a few planned looks, O'Brien and Fleming's boundary.
 
 Who can say beforehand how many requests a test may take needs fewer of them: at most the horizon, where a
-fixed-horizon test needs about as many.  The statistic is the score test of the share, given how many events each
+fixed-horizon test needs about as many.  The statistic is the score test of the share, given how many events
+each
 stage had: valid through ramps and drift as the e-process is, but only at the planned looks.
 
 Owns :func:`boundary`, :func:`looks_after` and :func:`crossed`.
-Source: O'Brien and Fleming 1979; Armitage, McPherson and Rowe 1969 for the recursive integration.
+Source: O'Brien and Fleming 1979; Mantel and Haenszel 1959; Armitage, McPherson and Rowe 1969 for the
+recursive integration.
 """
 
 from __future__ import annotations
@@ -85,13 +87,18 @@ def _above(z: float) -> float:
 
 
 def score_z(counts: Tallies) -> float:
-    """Return the score statistic of "not fewer in the treatment", given each stage's number of events."""
+    """Return the score statistic of "not fewer in the treatment", stage by stage (Cochran, Mantel and
+    Haenszel)."""
     expected = variance = seen = 0.0
     for one in counts:
         events = one.control_events + one.treatment_events
+        requests = one.control_requests + one.treatment_requests
+        if requests < 2:
+            continue
         seen += one.treatment_events
-        expected += events * one.pi
-        variance += events * one.pi * (1.0 - one.pi)
+        expected += events * one.treatment_requests / requests
+        arms = one.control_requests * one.treatment_requests
+        variance += events * (requests - events) * arms / (requests**2 * (requests - 1.0))
     return (expected - seen) / math.sqrt(variance) if variance else 0.0
 
 

@@ -1,8 +1,8 @@
 """How far one example moves a model's quality: influence values, and the standard errors that follow.
 
 Main functions: :func:`difference_of_quality`, for ``evidence.Batch.qualities``, and :func:`auc_components`.
-Metrics: accuracy, precision, recall, F1, ROC AUC (DeLong), log loss, squared error; paired (both models answered
-the same requests) or not.
+Metrics: accuracy, precision, recall, F1, ROC AUC (DeLong), log loss, squared error; paired (both models
+answered the same requests) or not.
 
 Source: DeLong, DeLong and Clarke-Pearson 1988; Sun and Xu 2014 for O(n log n).
 """

@@ -35,8 +35,8 @@ def latency_thresholds(before: Summary, rule: MetricRule) -> tuple[float, ...] |
         before: Of the control, microseconds; nothing of it may be counted as evidence later.
 
     Returns:
-        Microseconds, rising: the early warning's levels, then the rule's own; the limit alone when the rule has
-        one.  None when there are too few answers to know the rule's quantile.
+        Microseconds, rising: the early warning's levels, then the rule's own; the limit alone when the rule
+            has one.  None when there are too few answers to know the rule's quantile.
     """
     if rule.threshold_us is not None:
         return (edge_of(rule.threshold_us),)
@@ -48,11 +48,13 @@ def latency_thresholds(before: Summary, rule: MetricRule) -> tuple[float, ...] |
 def _quantile_edge(summary: Summary, quantile: float) -> float:
     wanted = quantile * summary.count
     seen = 0.0
+    found = 0
     for bucket, count in sorted(summary.buckets.items()):
         seen += count
+        found = bucket
         if seen >= wanted:
             break
-    return math.exp((bucket - bucket_of(1.0)) * LOG_GAMMA)
+    return math.exp((found - bucket_of(1.0)) * LOG_GAMMA)
 
 
 def slower_than(summary: Summary, threshold_us: float) -> int:

@@ -1,4 +1,5 @@
-"""How many requests a proof takes: beforehand (:func:`plan`) and from where a trial stands (:func:`requests_until`).
+"""How many requests a proof takes: beforehand (:func:`plan`) and from where a trial stands
+(:func:`requests_until`).
 
 Expected events are put where counts would be, and the e-value is asked when it suffices.  Real evidence is a
 random walk around that: the time at which it first suffices is spread about like an inverse Gaussian, whose
@@ -105,7 +106,8 @@ def plan(
     """Say how many requests each proof of a policy takes.
 
     Args:
-        rates: The control's rate by metric, in (0, 1).  Latencies need none: it is what lies beyond the quantile.
+        rates: The control's rate by metric, in (0, 1).  Latencies need none: it is what lies beyond the
+            quantile.
             Metrics that are no events, or without a rate, are left out.
         requests_per_minute: Of both arms; None leaves minutes out.
         share: The treatment's, in (0, 1).

@@ -1,18 +1,19 @@
 """Betting on which arm an event came from: the share e-process.
 
-When requests are assigned at random, the treatment's share pi of them is known, and the treatment has rho times
-the control's rate, then an event is the treatment's with probability ``pi*rho / (1 - pi + pi*rho)``, whatever
-the rate itself is and however it drifts.  So errors, conversions, slow answers, sample ratio and the
-disagreements of two models are one test: exact, valid at every look and through every ramp (a stage per share),
-with two integers per stage as its whole state.
+When requests are assigned at random, the treatment's share pi of them is known, and the treatment has rho
+times the control's rate, then an event is the treatment's with probability ``pi*rho / (1 - pi + pi*rho)``,
+whatever the rate itself is and however it drifts.  So errors, conversions, slow answers, sample ratio and the
+disagreements of two models are one test: exact, valid at every look and through every ramp (a stage per
+share), with two integers per stage as its whole state.
 
 Owns the counts (:class:`Tally`), their merging, the e-values (:func:`log_evidence`), the bets on requests
-without an event (:func:`log_without_event`) and the confidence sequence of the ratio (:func:`ratio_interval`).
+without an event (:func:`log_without_event`) and the confidence sequence of the ratio
+(:func:`ratio_interval`).
 Refuses to look at time: what is counted, and when, is the caller's.
 
-Source: Ville 1939 (P(sup E >= 1/alpha) <= alpha); Lindon and Malek, "Anytime-valid inference for multinomial count
-data", NeurIPS 2022 ("only two integers"); Waudby-Smith and Ramdas, "Estimating means of bounded random variables
-by betting", JRSS-B 2024, for mixtures of bets.
+Source: Ville 1939 (P(sup E >= 1/alpha) <= alpha); Lindon and Malek, "Anytime-valid inference for multinomial
+count data", NeurIPS 2022 ("only two integers"); Waudby-Smith and Ramdas, "Estimating means of bounded random
+variables by betting", JRSS-B 2024, for mixtures of bets.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from typing import Any, Protocol
 # Multiples of log(MDE), and their weights: near the best at the MDE, and at half and twice of it.
 STEPS = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 WEIGHTS = (0.5, 1.0, 2.0, 4.0, 2.0, 1.0, 0.5, 0.5)
-# For pairs, whose disagreements are few and dear: 5 % fewer at the MDE, 7 % more at half of it in one test of five.
+# For pairs, whose disagreements are few and dear: 5 % fewer at the MDE, 7 % more at half of it in one test of
+# five.
 CLOSE_STEPS = (0.5, 0.75, 1.0, 1.3, 2.0)
 CLOSE_WEIGHTS = (0.7, 2.0, 5.0, 1.5, 0.5)
 # A bet that a request will hardly have no event could lose nearly everything on one: it is not made.
@@ -57,9 +59,14 @@ class Tally:
     def __post_init__(self) -> None:
         if not 0.0 < self.pi < 1.0:
             raise ValueError(f"a stage's share is between 0 and 1, not {self.pi!r}")
-        counts = (self.control_events, self.treatment_events, self.control_requests, self.treatment_requests)
-        if any(isinstance(count, bool) or not isinstance(count, int) or count < 0 for count in counts):
-            raise ValueError("a stage's counts are whole numbers and not negative")
+        for count in (
+            self.control_events,
+            self.treatment_events,
+            self.control_requests,
+            self.treatment_requests,
+        ):
+            if type(count) is not int or count < 0:
+                raise ValueError("a stage's counts are whole numbers and not negative")
 
     def __add__(self, other: Tally) -> Tally:
         if (self.stage, self.pi) != (other.stage, other.pi):
@@ -128,8 +135,9 @@ def tallies_of(stages: Iterable[Tally]) -> Tallies:
     """
     merged: dict[int, Tally] = {}
     for one in stages:
-        merged[one.stage] = merged[one.stage] + one if one.stage in merged else one
-    return tuple(merged[stage] for stage in sorted(merged))
+        before = merged.get(one.stage)
+        merged[one.stage] = one if before is None else before + one
+    return tuple([merged[stage] for stage in sorted(merged)])
 
 
 def tallies_from_json(data: Any) -> Tallies:
@@ -265,8 +273,8 @@ def log_without_event(batch: Sequence[Tally], bets: Bets, rate: float) -> tuple[
 def log_rate_below(counts: Sequence[Chances], limit: float) -> float:
     """Weigh that the treatment's own rate is at or above ``limit``; large when it is far below.
 
-    Bets on rates of 0, a half and nine tenths of the limit.  The rate may change with time as long as it stays at or
-    above the limit under the null.
+    Bets on rates of 0, a half and nine tenths of the limit.  The rate may change with time as long as it
+    stays at or above the limit under the null.
 
     Returns:
         Natural logarithm of the e-value.

@@ -4,9 +4,9 @@ Main functions: :func:`decide_verdict`, a pure function of policy, evidence and 
 :func:`replay_verdict`, which decides again from what was stored, to the same bits.
 
 The rules: INVALID when a check failed; ROLLBACK when harm is proven in any guardrail (Bonferroni over the
-guardrails: the probability of any wrong rollback is below alpha, over all looks); PROMOTE when every guardrail is
-proven no worse, and the primary metric, if there is one, better (intersection-union: no correction needed);
-KEEP when the gain is proven too small; HOLD otherwise.
+guardrails: the probability of any wrong rollback is below alpha, over all looks); PROMOTE when every
+guardrail is proven no worse, and the primary metric, if there is one, better (intersection-union: no
+correction needed); KEEP when the gain is proven too small; HOLD otherwise.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def _decision(policy: Policy, evidence: Evidence, validity: Validity) -> tuple[D
         if primary is None:
             return Decision.PROMOTE, "; ".join(describe(one) for one in guardrails) + "; no harm is proven"
         return Decision.PROMOTE, f"{describe(primary)}; better, and no guardrail is worse"
-    if primary is not None and fewest >= policy.minimum_requests and not won:
+    if primary is not None and not won and _fewest_requests(primary) >= policy.minimum_requests:
         if _proven(primary, Question.NO_GAIN, needs):
             return Decision.KEEP, f"{describe(primary)}; a gain of the MDE is ruled out"
         if _inside_rope(primary):
@@ -194,15 +194,17 @@ def _fault(evidence: Evidence, validity: Validity) -> str | None:
     if validity.unlogged:
         return f"{validity.unlogged} requests have no logged share: they can't be weighed"
     if validity.immature_counted:
-        return f"{validity.immature_counted} exposures are younger than the label window: their labels may still come"
+        return (
+            f"{validity.immature_counted} exposures are younger than the label window: labels may still come"
+        )
     log_needed = math.log(max(1, len(evidence.checks)) / SAMPLE_RATIO_ALPHA)
     for check in evidence.checks:
         if check.weight.max_log_e >= log_needed:
             control = sum(one.control_requests for one in check.counts)
             treatment = sum(one.treatment_requests for one in check.counts)
             return (
-                f"sample ratio: {control} {check.name} of the control and {treatment} of the treatment are not"
-                " split as the weights say; requests or labels of one arm are missing or not random"
+                f"sample ratio: {control} {check.name} of the control and {treatment} of the treatment are"
+                " not split as the weights say; requests or labels of one arm are missing or not random"
             )
     return None
 
@@ -250,7 +252,8 @@ def _fewest_requests(metric: MetricEvidence) -> int:
 
 
 def interval_of(metric: MetricEvidence) -> tuple[float | None, tuple[float, float] | None]:
-    """Return a metric's effect, treatment to control, and its 95 % confidence sequence; None where unknown."""
+    """Return a metric's effect, treatment to control, and its 95 % confidence sequence; None where
+    unknown."""
     if metric.bankroll is not None:
         effect, error = metric.bankroll.effect, metric.bankroll.standard_error
         if effect is None or not error:

@@ -35,7 +35,8 @@ def best_arm(
     """Name the variant that is proven to have more successes than every other.
 
     Args:
-        stages: Per stage, by variant: its weight, and its successes.  Weights need not add up to 1; a variant that
+        stages: Per stage, by variant: its weight, and its successes.  Weights need not add up to 1; a variant
+            that
             has none in a stage is not compared there.
         mde: Ratio of success rates worth finding, > 1.
 

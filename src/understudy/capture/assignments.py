@@ -12,17 +12,18 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from understudy.capture.frames import DONE_SUFFIX, read_frames
+from understudy.capture.frames import DONE_SUFFIX, OPEN_SUFFIX, read_frames
 from understudy.capture.orphans import adopt_orphans
+from understudy.capture.segments import boot_of
 from understudy.core.assignment import Assignment
 from understudy.core.errors import ApiError
-from understudy.core.ports import Assignments
+from understudy.core.ports import AssignmentBatches
 
 log = logging.getLogger(__name__)
 
@@ -144,9 +145,9 @@ class AssignmentCollector:
             Called again with the **same source, number and counts** after a crash: to be recorded once.
     """
 
-    def __init__(self, directory: Path, assignments: Assignments, on_logged: Logged) -> None:
+    def __init__(self, directory: Path, batches: AssignmentBatches, on_logged: Logged) -> None:
         self._directory = directory
-        self._assignments = assignments
+        self._batches = batches
         self._on_logged = on_logged
         self._lock = threading.Lock()
 
@@ -191,7 +192,26 @@ class AssignmentCollector:
             # A complete segment that can't be read is a broken disk's doing, not a crash's.
             log.error("assignments: %d bytes of %s are damaged; they are kept", len(segment) - end, name)
             path.with_suffix(DAMAGED_SUFFIX).write_bytes(segment[end:])
-        receipt = self._assignments.add(name, batch)
+        receipt = self._batches.add(name, boot_of(name), batch)
         self._on_logged(receipt.source, receipt.number, counts)
         path.unlink(missing_ok=True)
-        self._assignments.forget_batch(name)
+        self._batches.forget_batch(name)
+
+    def taken(self, boot: str) -> Mapping[tuple[str, str], int] | None:
+        """Count the records that came out of one router's spool, by (endpoint, variant).
+
+        Args:
+            boot: Of a router that is gone.
+        Returns:
+            None while there may be more of them: not all of its segments are taken yet.
+        """
+        with self._lock:
+            waiting = (*self._directory.glob(f"*{OPEN_SUFFIX}"), *self._directory.glob(f"*{DONE_SUFFIX}"))
+            if any(boot_of(path.name) == boot for path in waiting):
+                return None
+            return self._batches.taken(boot)
+
+    def remember(self, boots: Collection[str]) -> None:
+        """Forget the counts of all routers but these: nobody will ask for them."""
+        with self._lock:
+            self._batches.remember(boots)

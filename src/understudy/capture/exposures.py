@@ -186,6 +186,9 @@ class ExposureReader:
 
     def _due(self, judgement: Judgement, after: int, before_s: float) -> list[KeptAssignment]:
         """Return rows up to the first that is too young: the rest waits."""
+        first = self._assignments.read(judgement.pair.endpoint, after, 1)
+        if not first or first[0].assignment.at_s >= before_s:  # nearly always: the rest need not be read
+            return []
         rows = self._assignments.read(judgement.pair.endpoint, after, AT_ONCE)
         for place, kept in enumerate(rows):
             if kept.assignment.at_s >= before_s:

@@ -6,16 +6,15 @@ alarms are concerned (:func:`steps_of`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from understudy.core.deployments import plan_of
+from understudy.core.endpoints import Fleet
 from understudy.core.guardrail_odds import Step
 from understudy.core.metrics import Summary
-
-LAST_STEP_SLACK = 0.0101  # percentages are whole numbers
 
 
 class Severity(StrEnum):
@@ -92,44 +91,20 @@ class EndpointTraffic:
         return next((variant for variant in self.variants if variant.name == name), None)
 
 
-def steps_of(deployment: Mapping[str, Any], instances: int = 1) -> list[Step]:
+def steps_of(deployment: Mapping[str, Any], fleet: Fleet) -> list[Step]:
     """Return the steps of a DeploymentConfig in which alarms are watched; empty where there is none.
 
     Args:
-        deployment: By wire names.
-        instances: Of the new fleet, for sizes by INSTANCE_COUNT.
+        deployment: By wire names, checked.
+        fleet: The new one, or one of its size; for sizes by INSTANCE_COUNT.
 
     >>> size = {"Type": "CAPACITY_PERCENT", "Value": 10}
     >>> routing = {"Type": "CANARY", "WaitIntervalInSeconds": 60, "CanarySize": size}
-    >>> steps_of({"BlueGreenUpdatePolicy": {"TrafficRoutingConfiguration": routing}})
+    >>> steps_of({"BlueGreenUpdatePolicy": {"TrafficRoutingConfiguration": routing}}, Fleet("f1", "c", ()))
     [Step(share=0.1, duration_s=60.0), Step(share=1.0, duration_s=60.0)]
     """
-    rolling = deployment.get("RollingUpdatePolicy")
-    if rolling is not None:
-        return _even(_share(rolling["MaximumBatchSize"], instances), float(rolling["WaitIntervalInSeconds"]))
-    policy = deployment.get("BlueGreenUpdatePolicy")
-    if policy is None:
+    if not deployment.get("BlueGreenUpdatePolicy") and not deployment.get("RollingUpdatePolicy"):
         return []
-    routing = policy["TrafficRoutingConfiguration"]
-    wait_s = float(routing["WaitIntervalInSeconds"])
-    if routing["Type"] == "CANARY":
-        steps = [Step(_share(routing["CanarySize"], instances), wait_s), Step(1.0, wait_s)]
-    elif routing["Type"] == "LINEAR":
-        steps = _even(_share(routing["LinearStepSize"], instances), wait_s)
-    else:
-        steps = [Step(1.0, wait_s)]
-    after_s = float(policy.get("TerminationWaitInSeconds", 0))
-    return [*steps, Step(1.0, after_s)] if after_s else steps
-
-
-def _share(size: Mapping[str, Any], instances: int) -> float:
-    whole = 100.0 if size["Type"] == "CAPACITY_PERCENT" else float(max(1, instances))
-    return min(1.0, float(size["Value"]) / whole)
-
-
-def _even(share: float, wait_s: float) -> list[Step]:
-    """Cut all of the traffic into equal steps; three of 33 % are thirds, with no fourth of 1 %."""
-    count = max(1, math.ceil((1.0 - LAST_STEP_SLACK) / share))
-    return [
-        Step(min(1.0, share * number) if number < count else 1.0, wait_s) for number in range(1, count + 1)
-    ]
+    plan = plan_of(deployment)
+    steps = [Step(min(1.0, share), plan.wait_s) for share in plan.shares(fleet)]
+    return [*steps, Step(1.0, plan.termination_s)] if plan.termination_s else steps

@@ -128,7 +128,7 @@ class Judgement:
         counted_to: Last row of the log of counts that was used.
         exposed_to: Last row of the log of assignments whose outcome was looked at.
         users_to: Last row of the log of assignments by which users were counted (sticky endpoints).
-        before_us: Control's latencies before use, a ``core.metrics.Summary`` as JSON; thresholds come from it.
+        before_us: Control's latencies before use, a ``core.metrics.Summary`` as JSON, for thresholds.
         requests: Randomised requests of both arms that were counted.
         excluded_targeted: Requests whose caller named the variant.
         unlogged: Requests whose stage is not known.

@@ -4,8 +4,8 @@ Owns the policy's words, defaults and checks.  Refuses a key it does not know, a
 Main functions: :func:`parse_policy`, :func:`read_policy`, :func:`default_policy`.
 
 Effects are ratios for rates and latencies (1.1 is ten percent more) and differences in the metric's own unit
-for means and model quality.  They are always written from the bad side: a margin of 2 lets errors be less than
-double, and successes be more than half.
+for means and model quality.  They are always written from the bad side: a margin of 2 lets errors be less
+than double, and successes be more than half.
 """
 
 from __future__ import annotations
@@ -71,8 +71,10 @@ class MetricRule:
         tolerance: Harm begins above it: a ratio of at least 1, or a difference of at least 0.
         rope: KEEP when the effect is proven to be smaller than this, to either side; None for never.
         quantile: Of a latency, in (0, 1).
-        threshold_us: Of a latency: the limit, microseconds; None takes the control's own quantile, before use.
-        acceptable_rate: Of a rate: proven to be below it, it is no harm whatever the ratio; None for no bound.
+        threshold_us: Of a latency: the limit, microseconds; None takes the control's own quantile, before
+            use.
+        acceptable_rate: Of a rate: proven to be below it, it is no harm whatever the ratio; None for no
+            bound.
         every_request: Of a rate: bet on the requests without an event too; right above 5 %.
         clip: Of a mean: scores are cut to [-clip, clip], fixed before use.
         needs_labels: Counted from labels or outcomes that come later.

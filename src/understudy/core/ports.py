@@ -406,16 +406,28 @@ class Evidence(Protocol):
         ...
 
 
-class Assignments(Protocol):
-    """Who was assigned what, request by request.  What ``add`` returned from is on disk."""
+class AssignmentBatches(Protocol):
+    """Assignments as they come in.  What ``add`` returned from is on disk."""
 
-    def add(self, batch: str, assignments: Sequence[Assignment]) -> Receipt:
+    def add(self, batch: str, writer: str, assignments: Sequence[Assignment]) -> Receipt:
         """Keep a batch, once: one that was added and not forgotten is recognised by its name."""
         ...
 
     def forget_batch(self, batch: str) -> None:
         """Forget a batch's name: it will not be added again."""
         ...
+
+    def taken(self, writer: str) -> dict[tuple[str, str], int]:
+        """Count what was added of a writer, by (endpoint, variant)."""
+        ...
+
+    def remember(self, writers: Collection[str]) -> None:
+        """Forget how much was added of all writers but these."""
+        ...
+
+
+class Assignments(Protocol):
+    """Who was assigned what, request by request."""
 
     def find(self, endpoint: str, ids: Collection[str]) -> dict[str, Assignment]:
         """Look requests up by inference id or event id; of several with one id, the first to be routed."""

@@ -33,8 +33,9 @@ _SUMMED = (
     "abandoned",
     "per_instance",
 )
-CAPTURE = "capture"
-SHED = frozenset({"queue", "disk", "shutdown"})  # what becomes of a sampled record that is not captured
+CAPTURE, ASSIGNMENT = "capture", "assignment"
+SPOOLED = frozenset({CAPTURE, ASSIGNMENT})  # kinds of records that go through a spool
+SHED = frozenset({"queue", "disk", "shutdown"})  # what becomes of one that does not come out of it
 _COARSER_S = (60, 3600, 86_400, 86_400 * 365)
 
 # Whole microseconds repeat: most lookups hit, and the cache is bounded.
@@ -310,7 +311,7 @@ class Ledger:
         self._closed: dict[tuple[Key, int], dict[str, Any]] = {}
         self._refused: dict[str, int] = {}
         self._outcomes: dict[tuple[str, str, str], dict[str, int]] = {}
-        self._expected: dict[tuple[str, str], int] = {}
+        self._expected: dict[tuple[str, str, str], int] = {}
         self._sequence = 0
         self._under_way: dict[str, Any] | None = None
         if journal is not None:
@@ -357,18 +358,23 @@ class Ledger:
             outcome: One of that kind's few fixed words.
         """
         self.log(("noted", kind, endpoint, variant, outcome), count)
-        if kind == CAPTURE and outcome in SHED:
-            self._expected[endpoint, variant] = self._expected.get((endpoint, variant), 0) - count
         key = (kind, endpoint, variant)
+        if kind in SPOOLED and outcome in SHED:
+            self._expected[key] = self._expected.get(key, 0) - count
         counts = self._outcomes.get(key)
         if counts is None:
             counts = self._outcomes[key] = {}
         counts[outcome] = counts.get(outcome, 0) + count
 
-    def expect(self, endpoint: str, variant: str, count: int = 1) -> None:
-        """Note that an answer leaves whose record is to be captured, or noted as shed."""
-        self.log(("expected", endpoint, variant), count)
-        self._expected[endpoint, variant] = self._expected.get((endpoint, variant), 0) + count
+    def expect(self, kind: str, endpoint: str, variant: str, count: int = 1) -> None:
+        """Note that an answer leaves whose record is to come out of the spool, or to be noted as shed.
+
+        Args:
+            kind: One of ``SPOOLED``.
+        """
+        key = (kind, endpoint, variant)
+        self.log(("expected", *key), count)
+        self._expected[key] = self._expected.get(key, 0) + count
 
     def close_second(self, at_s: int) -> None:
         """Move what was counted since the last call into the second ``at_s``."""
@@ -478,7 +484,7 @@ class Ledger:
             self._closed[Key(**{name: item[name] for name in Key._fields}), item["at_s"]] = item
         self._refused = snapshot["refused"]
         self._outcomes = {(kind, *place): counts for kind, *place, counts in snapshot["outcomes"]}
-        self._expected = {(endpoint, variant): count for endpoint, variant, count in snapshot["expected"]}
+        self._expected = {(kind, *place): count for kind, *place, count in snapshot["expected"]}
         for *key, share, count in snapshot["open"]:
             tally = self.tally(*key)
             for _ in range(count):
@@ -507,8 +513,8 @@ class Ledger:
             word, endpoint, variant, outcome = rest
             self.note(word, endpoint, variant, outcome, value)
         elif kind == "expected":
-            endpoint, variant = rest
-            self.expect(endpoint, variant, value)
+            word, endpoint, variant = rest
+            self.expect(word, endpoint, variant, value)
         elif kind == "refused":
             self.refuse(*rest)
 
@@ -519,7 +525,7 @@ class Ledger:
                 tally.failed(tally.share, 503, by_model=False, model_us=None, overhead_us=None)
 
 
-def read_back(found: Read) -> tuple[list[dict[str, Any]], dict[tuple[str, str], int]]:
+def read_back(found: Read) -> tuple[list[dict[str, Any]], dict[tuple[str, str, str], int]]:
     """Say what a killed router has counted and not handed over, as far as it knew.
 
     Args:
@@ -527,8 +533,8 @@ def read_back(found: Read) -> tuple[list[dict[str, Any]], dict[tuple[str, str], 
 
     Returns:
         Batches as :meth:`Ledger.next_batch` makes them, to be recorded under the router's own boot: those
-        recorded already are known by their sequence.  And how many records were to come out of its spool, by
-        (endpoint, variant).
+        recorded already are known by their sequence.  And how many records were to come out of its spools, by
+        (kind, endpoint, variant).
     """
     ledger = Ledger()
     ledger._restore(found.snapshot)
@@ -541,4 +547,4 @@ def read_back(found: Read) -> tuple[list[dict[str, Any]], dict[tuple[str, str], 
     while (batch := ledger.next_batch(at_s)) is not None:
         batches.append(batch)
         ledger.acknowledge(batch["seq"])
-    return batches, {place: count for place, count in ledger._expected.items() if count}
+    return batches, {whose: count for whose, count in ledger._expected.items() if count}

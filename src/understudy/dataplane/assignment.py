@@ -18,6 +18,7 @@ from understudy.capture.assignments import AssignmentRecord
 from understudy.core.assignment import LOG_ALL, LOG_OFF, hash_prefix, waiting_time
 from understudy.core.routing import weighted_variants
 from understudy.core.stages import Source
+from understudy.dataplane.accounting import ASSIGNMENT
 
 if TYPE_CHECKING:
     from understudy.core.routing import EndpointRoute
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from understudy.dataplane.invocation import Invocation
     from understudy.dataplane.table import Variant
 
-KIND = "assignment"
+_UNIT = str(Source.UNIT)  # looking a member up in its enum is slow where it happens per request
 
 
 class Sticky:
@@ -102,9 +103,10 @@ class AssignmentLog:
 
     def offer(self, record: AssignmentRecord) -> None:
         """Hand a record to the spool; what is shed is counted."""
+        self._ledger.expect(ASSIGNMENT, record.endpoint, record.variant)
         if self._spool is None:
             if self._open_spool is None:
-                self._ledger.note(KIND, record.endpoint, record.variant, "disk")
+                self._ledger.note(ASSIGNMENT, record.endpoint, record.variant, "disk")
                 return
             self._spool = self._open_spool()
         self._spool.offer(record)
@@ -190,17 +192,17 @@ class Exposure:
         key, log, invocation = self._tally.key, self._log, self._invocation
         log.log.offer(
             AssignmentRecord(
-                endpoint=key.endpoint,
-                variant=key.variant,
-                at_s=self._at_s,
-                config_name=key.config,
-                fleet_id=key.fleet,
-                stage=key.stage,
-                source=key.source,
-                status=status,
-                model_latency_us=model_us,
-                event_id=self.event_id,
-                inference_id=invocation.told[1],
-                unit=invocation.unit(log.sticky) if key.source == Source.UNIT else None,
+                key.endpoint,
+                key.variant,
+                self._at_s,
+                key.config,
+                key.fleet,
+                key.stage,
+                key.source,
+                status,
+                model_us,
+                self.event_id,
+                invocation.told[1],
+                invocation.unit(log.sticky) if key.source == _UNIT else None,
             )
         )

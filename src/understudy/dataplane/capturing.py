@@ -180,7 +180,7 @@ class Event:
         if not self._event_id:
             capture.tap.ledger.note(KIND, capture.endpoint, call.variant.name, "sampling")
             return False
-        capture.tap.ledger.expect(capture.endpoint, call.variant.name)
+        capture.tap.ledger.expect(KIND, capture.endpoint, call.variant.name)
         return True
 
     def keep(self, call: Call, head: bytes, body: bytes, acknowledge: Acknowledge | None = None) -> bool:

@@ -26,8 +26,8 @@ import uvloop
 
 from understudy.capture.assignments import FOLDER
 from understudy.capture.spool import SpoolWriter
-from understudy.dataplane import assignment, capturing
-from understudy.dataplane.accounting import Ledger
+from understudy.dataplane import capturing
+from understudy.dataplane.accounting import ASSIGNMENT, Ledger
 from understudy.dataplane.connection import ClientConnection
 from understudy.dataplane.control_link import ControlLink
 from understudy.dataplane.dice import splitmix64
@@ -185,7 +185,7 @@ class _Process:
 
     def _open_log(self) -> SpoolWriter:
         """Start keeping assignments: some request is logged."""
-        return self._spool(self._options.spool_dir / FOLDER, assignment.KIND, LOG_QUEUED_BYTES)
+        return self._spool(self._options.spool_dir / FOLDER, ASSIGNMENT, LOG_QUEUED_BYTES)
 
     def _spool(self, directory: Path, kind: str, max_queued_bytes: int) -> SpoolWriter:
         options, loop, ledger = self._options, self._loop, self._router.ledger

@@ -13,7 +13,8 @@ from typing import Any
 
 from understudy.core.alarm_expressions import children_of, parse_rule
 from understudy.core.alarms import Alarm
-from understudy.core.endpoints import Endpoint, FleetVariant
+from understudy.core.deployments import plan_of
+from understudy.core.endpoints import Endpoint, Fleet, FleetVariant
 from understudy.core.guardrail_metrics import FLAGS, LATENCIES, UNITS
 from understudy.core.guardrail_traffic import EndpointTraffic, Severity, VariantTraffic, steps_of
 from understudy.core.guardrails import AlarmReport, lint
@@ -83,15 +84,10 @@ def reports_for(
         )
     if new_config is None and update is not None and update.fleet is not None:
         new_config = update.fleet.config_name
-    names = [
-        alarm["AlarmName"]
-        for alarm in (deployment.get("AutoRollbackConfiguration") or {}).get("Alarms") or ()
-        if alarm.get("AlarmName")
-    ]
+    names = plan_of(deployment).alarms
     alarms = _alarms(services.records, names)
     traffic = _traffic(services, endpoint, new_config)
-    instances = min((one.desired_count for one in _variants(endpoint) if not one.shadow), default=1)
-    steps = steps_of(deployment, instances)
+    steps = steps_of(deployment, _fleet(endpoint))
     return GuardrailReport(
         endpoint.name,
         dict(deployment),
@@ -135,9 +131,10 @@ def _alarms(records: Records, names: Sequence[str]) -> dict[str, Alarm]:
     return found
 
 
-def _variants(endpoint: Endpoint) -> tuple[FleetVariant, ...]:
-    fleet = endpoint.fleet or (endpoint.update.fleet if endpoint.update is not None else None)
-    return () if fleet is None else fleet.variants
+def _fleet(endpoint: Endpoint) -> Fleet:
+    """Return the fleet that serves, or the first one on its way up."""
+    update = endpoint.update
+    return endpoint.fleet or (update.fleet if update is not None else None) or Fleet("f0", "", ())
 
 
 def _traffic(services: Services, endpoint: Endpoint, new_config: str | None) -> EndpointTraffic:
@@ -151,7 +148,7 @@ def _traffic(services: Services, endpoint: Endpoint, new_config: str | None) -> 
     return EndpointTraffic(
         endpoint.name,
         endpoint.config_name,
-        tuple(_variant(services, endpoint, variant, now_s) for variant in _variants(endpoint)),
+        tuple(_variant(services, endpoint, variant, now_s) for variant in _fleet(endpoint).variants),
         new_config,
         OBSERVED_S,
         own,

@@ -7,6 +7,7 @@ Main class: :class:`SqliteAssignments`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,16 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         WHERE inference_id IS NOT NULL
         """,
         "CREATE TABLE batches (number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE)",
+        # How many records came from a router, until nobody will ask.
+        """
+        CREATE TABLE taken (
+            writer TEXT NOT NULL,
+            endpoint TEXT NOT NULL,
+            variant TEXT NOT NULL,
+            records INTEGER NOT NULL,
+            PRIMARY KEY (writer, endpoint, variant)
+        ) WITHOUT ROWID
+        """,
         # Of this file: another one begins to count anew.
         "CREATE TABLE told_as (source TEXT NOT NULL)",
         "INSERT INTO told_as VALUES ('assignments-' || lower(hex(randomblob(8))))",
@@ -73,7 +84,7 @@ _OF_ENDPOINT = "endpoint_id = (SELECT id FROM endpoints WHERE name = ?)"
 
 
 class SqliteAssignments:
-    """Implements ``core.ports.Assignments``; any number of threads, one process.
+    """Implements ``core.ports.Assignments`` and ``AssignmentBatches``; any number of threads, one process.
 
     Args:
         path: The file; it is created, its directory is not.
@@ -86,7 +97,7 @@ class SqliteAssignments:
         self._file = SqliteFile(path, MIGRATIONS)
         self._source = str(self._file.rows("SELECT source FROM told_as")[0][0])
 
-    def add(self, batch: str, assignments: Sequence[Assignment]) -> Receipt:
+    def add(self, batch: str, writer: str, assignments: Sequence[Assignment]) -> Receipt:
         """Keep a batch, once: one that was added and not forgotten is recognised by its name."""
         with self._file.writing() as connection:
             row = connection.execute("SELECT number FROM batches WHERE name = ?", (batch,)).fetchone()
@@ -104,6 +115,14 @@ class SqliteAssignments:
                 " inference_id, unit) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 rows,
             )
+            connection.executemany(
+                "INSERT INTO taken VALUES (?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET records = records + excluded.records",
+                [
+                    (writer, *place, count)
+                    for place, count in Counter((one.endpoint, one.variant) for one in assignments).items()
+                ],
+            )
             number = connection.execute("INSERT INTO batches (name) VALUES (?)", (batch,)).lastrowid
         return Receipt(self._source, int(number))
 
@@ -111,6 +130,19 @@ class SqliteAssignments:
         """Forget a batch's name: it will not be added again."""
         with self._file.writing() as connection:
             connection.execute("DELETE FROM batches WHERE name = ?", (batch,))
+
+    def taken(self, writer: str) -> dict[tuple[str, str], int]:
+        """Count what was added of a writer, by (endpoint, variant)."""
+        rows = self._file.rows("SELECT endpoint, variant, records FROM taken WHERE writer = ?", (writer,))
+        return {(endpoint, variant): count for endpoint, variant, count in rows}
+
+    def remember(self, writers: Collection[str]) -> None:
+        """Forget how much was added of all writers but these."""
+        known = {writer for (writer,) in self._file.rows("SELECT DISTINCT writer FROM taken")}
+        gone = known - set(writers)
+        if gone:
+            with self._file.writing() as connection:
+                connection.executemany("DELETE FROM taken WHERE writer = ?", [(one,) for one in gone])
 
     def find(self, endpoint: str, ids: Collection[str]) -> dict[str, Assignment]:
         """Look requests up by inference id or event id; of several with one id, the first to be routed."""

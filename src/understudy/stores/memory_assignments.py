@@ -6,26 +6,30 @@ Main class: :class:`MemoryAssignments`.  It keeps nothing over a restart and for
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 from understudy.core.assignment import Assignment, KeptAssignment, Receipt
 
 
 class MemoryAssignments:
-    """Implements ``core.ports.Assignments``."""
+    """Implements ``core.ports.Assignments`` and ``AssignmentBatches``."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._kept: list[KeptAssignment] = []
         self._batches: dict[str, int] = {}
         self._last_batch = 0
+        self._taken: dict[str, Counter[tuple[str, str]]] = {}
 
-    def add(self, batch: str, assignments: Sequence[Assignment]) -> Receipt:
+    def add(self, batch: str, writer: str, assignments: Sequence[Assignment]) -> Receipt:
         """Keep a batch, once: one that was added and not forgotten is recognised by its name."""
         with self._lock:
             if batch not in self._batches:
                 self._last_batch += 1
                 self._batches[batch] = self._last_batch
+                taken = self._taken.setdefault(writer, Counter())
+                taken.update((one.endpoint, one.variant) for one in assignments)
                 first = len(self._kept) + 1
                 self._kept += [KeptAssignment(first + place, one) for place, one in enumerate(assignments)]
             return Receipt("assignments", self._batches[batch])
@@ -34,6 +38,16 @@ class MemoryAssignments:
         """Forget a batch's name: it will not be added again."""
         with self._lock:
             self._batches.pop(batch, None)
+
+    def taken(self, writer: str) -> dict[tuple[str, str], int]:
+        """Count what was added of a writer, by (endpoint, variant)."""
+        with self._lock:
+            return dict(self._taken.get(writer, {}))
+
+    def remember(self, writers: Collection[str]) -> None:
+        """Forget how much was added of all writers but these."""
+        with self._lock:
+            self._taken = {writer: counts for writer, counts in self._taken.items() if writer in writers}
 
     def find(self, endpoint: str, ids: Collection[str]) -> dict[str, Assignment]:
         """Look requests up by inference id or event id; of several with one id, the first to be routed."""

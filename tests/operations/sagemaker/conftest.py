@@ -37,6 +37,7 @@ from understudy.operations.sagemaker import (
 from understudy.operations.services import Operation, Services
 from understudy.stores.memory import MemoryRecords
 from understudy.stores.memory_objects import MemoryObjects
+from understudy.stores.memory_series import MemorySeries
 from understudy.stores.records import open_records
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
@@ -130,7 +131,7 @@ class Caller:
             records=records,
             buckets=self.objects,
             objects=self.objects,
-            series=cast(Any, None),
+            series=MemorySeries(),
             logs=cast(Any, None),
             stages=cast(Any, None),
             evidence=cast(Any, None),

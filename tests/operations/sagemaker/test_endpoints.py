@@ -289,18 +289,31 @@ def test_fleets_are_exchanged_step_by_step_only_for_the_same_variants(ready: Any
     ready("UpdateEndpoint", EndpointName="ep", EndpointConfigName="two", DeploymentConfig=canary)
 
 
+RULE = {
+    "Namespace": "Mine",
+    "MetricName": "Errors",
+    "Statistic": "Sum",
+    "Period": 60,
+    "EvaluationPeriods": 1,
+    "Threshold": 1.0,
+    "ComparisonOperator": "GreaterThanThreshold",
+}
+
+
 def test_an_alarm_that_is_missing_or_tripped_is_refused_before_anything_is_deployed(ready: Any) -> None:
     ready.endpoint()
     update = {"EndpointName": "ep", "EndpointConfigName": "config", "DeploymentConfig": ALARMS}
     with pytest.raises(ValidationException, match=r"CloudWatch alarm errors .* does not exist"):
         ready("UpdateEndpoint", **update)
-    ready.records.commit([Put(Alarm("errors", "arn", {}, False, 1.0, AlarmState.ALARM, "too many"), 0)])
+    ready.records.commit([Put(Alarm("errors", "arn", RULE, False, 1.0, AlarmState.ALARM, "too many"), 0)])
     with pytest.raises(ValidationException, match=r"alarm errors .* in ALARM state already: too many"):
         ready("UpdateEndpoint", **update)
     assert ready.stored().status is EndpointStatus.IN_SERVICE and ready.stored().next_fleet == 2
-    ready.records.commit([Put(Alarm("errors", "arn", {}, False, 1.0, AlarmState.INSUFFICIENT_DATA), 1)])
+    ready.records.commit([Put(Alarm("errors", "arn", RULE, False, 1.0, AlarmState.INSUFFICIENT_DATA), 1)])
     ready("UpdateEndpoint", **update)
     assert ready("DescribeEndpoint", EndpointName="ep")["LastDeploymentConfig"] == ALARMS
+    told = ready.records.events(ready.stored().arn, 0, 100, kinds=["GuardrailFinding"])
+    assert [event.detail["code"] for event in told] == ["unknown-metric"], "advice in the audit trail"
 
 
 def test_a_deployment_may_name_alarms_before_they_exist_when_the_endpoint_is_created(ready: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from understudy.core.endpoints import EndpointConfig
+from understudy.core.endpoints import Endpoint, EndpointConfig
 from understudy.core.errors import ValidationException
 
 ARN = "arn:aws:sagemaker:us-east-1:123456789012:endpoint-config/config"
@@ -72,6 +72,26 @@ def test_extensions_are_settled_at_creation(aws: Any) -> None:
     # Nothing changes: nothing is refused.
     aws("DeleteTags", ResourceArn=ARN, TagKeys=["understudy:capture"])
     assert aws("AddTags", ResourceArn=ARN, Tags=[kept, tag("a", "b")])["Tags"] == [tag("a", "b"), kept]
+
+
+def test_an_endpoints_extensions_follow_its_tags(aws: Any) -> None:
+    aws.model()
+    aws.config()
+    sticky = tag("understudy:sticky", "custom-attributes.user")
+    arn = aws("CreateEndpoint", EndpointName="ep", EndpointConfigName="config", Tags=[sticky])["EndpointArn"]
+
+    def extensions() -> dict[str, str]:
+        return dict(aws.records.get(Endpoint, "ep").value.extensions)
+
+    assert extensions() == {"sticky": "custom-attributes.user"}
+    aws("AddTags", ResourceArn=arn, Tags=[tag("understudy:assignments", "off"), tag("team", "risk")])
+    assert extensions() == {"sticky": "custom-attributes.user", "assignments": "off"}
+    for wrong in (tag("understudy:sticky", "ip"), tag("understudy:unknown", "x"), tag("understudy:", "")):
+        with pytest.raises(ValidationException, match="endpoint tags that Understudy knows are"):
+            aws("AddTags", ResourceArn=arn, Tags=[wrong])
+    aws("DeleteTags", ResourceArn=arn, TagKeys=["understudy:sticky", "team"])
+    assert extensions() == {"assignments": "off"}
+    assert aws("ListTags", ResourceArn=arn)["Tags"] == [tag("understudy:assignments", "off")]
 
 
 CAPTURE = {

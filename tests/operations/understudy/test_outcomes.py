@@ -52,12 +52,17 @@ def services() -> Services:
         objects=objects,
         series=unused,
         logs=unused,
+        stages=unused,
+        evidence=unused,
+        assignments=unused,
         outcomes=MemoryOutcomes(),
         clock=clock,
         entropy=unused,
         place=Place(),
         endpoint_url="",
         nudge=lambda: None,
+        nudge_alarms=lambda: None,
+        webhooks=(),
     )
 
 

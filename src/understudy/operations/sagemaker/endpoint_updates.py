@@ -6,15 +6,17 @@ until it is done.  One change at a time: the second of two gets AWS's refusal.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from understudy.core.deployments import ALL_AT_ONCE, check_deployment, check_sizes, plan_of
 from understudy.core.endpoints import Endpoint, EndpointStatus, Fleet, FleetVariant, PendingUpdate
-from understudy.core.errors import ValidationException
+from understudy.core.errors import ApiError, ValidationException
 from understudy.core.fleets import retain_properties
 from understudy.core.ports import Event, Put
+from understudy.operations.guardrails import events_for
 from understudy.operations.sagemaker.endpoint_configs import check_weights, get_config
 from understudy.operations.sagemaker.endpoints import get_endpoint
 from understudy.operations.sagemaker.fleets import check_alarms, check_size, plan_fleet
@@ -22,6 +24,8 @@ from understudy.operations.sagemaker.unsupported import refuse_unsupported
 from understudy.operations.sagemaker.wording import in_progress, until_agreed
 from understudy.operations.services import Operation, Services
 from understudy.operations.sts import caller_arn
+
+log = logging.getLogger(__name__)
 
 _CHANGING = frozenset(
     {
@@ -121,7 +125,29 @@ def update_endpoint(services: Services, request: dict[str, Any]) -> dict[str, An
         detail = {"from": endpoint.config_name, "to": config_name, "deployment_config": deployment}
         return wished, detail
 
-    return _change(services, request["EndpointName"], "UpdateRequested", plan, remedies=True)
+    answer = _change(services, request["EndpointName"], "UpdateRequested", plan, remedies=True)
+    _tell_guardrails(services, request["EndpointName"])
+    return answer
+
+
+def _tell_guardrails(services: Services, name: str) -> None:
+    """Write down what the linter finds in the alarms of an update that has begun: advice, no condition."""
+    stored = services.records.get(Endpoint, name)
+    update = None if stored is None else stored.value.update
+    if (
+        stored is None
+        or update is None
+        or update.fleet is None
+        or not plan_of(update.deployment_config).alarms
+    ):
+        return
+    now_s = services.clock.now_s()
+    try:
+        services.records.commit(
+            events_for(services, stored.value, update.deployment_config, update.fleet.config_name, now_s)
+        )
+    except ApiError as error:
+        log.warning("guardrails of %s: findings can't be kept: %s", name, error.message)
 
 
 def update_endpoint_weights_and_capacities(services: Services, request: dict[str, Any]) -> dict[str, Any]:

@@ -13,12 +13,13 @@ from botocore.loaders import Loader
 from botocore.model import ServiceModel, Shape
 from botocore.validate import ParamValidator
 
+from understudy.core.deployments import ALL_AT_ONCE, CANARY, LINEAR, check_deployment
 from understudy.core.errors import ValidationException
 from understudy.operations.guardrails import reports_for
 from understudy.operations.services import Services
 from understudy.operations.understudy.calls import OwnCall, OwnRequest, endpoint_of
 
-_SIZES = {"CANARY": "CanarySize", "LINEAR": "LinearStepSize", "ALL_AT_ONCE": None}
+_TYPES = (ALL_AT_ONCE, CANARY, LINEAR)
 
 
 def get_guardrails(services: Services, request: OwnRequest) -> dict[str, Any]:
@@ -49,31 +50,29 @@ def _shape() -> Shape:
 
 
 def _checked(deployment: Any) -> dict[str, Any]:
-    """Hold a DeploymentConfig to botocore's shape, and to what its steps are computed from."""
+    """Hold a DeploymentConfig to botocore's shape, and to what UpdateEndpoint checks."""
     if not isinstance(deployment, Mapping):
         raise ValidationException("deployment_config must be an object.")
     found = ParamValidator().validate(dict(deployment), _shape())
     if found.has_errors():
         raise ValidationException(f"deployment_config: {found.generate_report()}")
-    policy = deployment.get("BlueGreenUpdatePolicy")
-    sizes = []
-    if policy is not None:
-        routing = policy["TrafficRoutingConfiguration"]
-        if routing["Type"] not in _SIZES:
-            raise ValidationException(f"TrafficRoutingConfiguration.Type must be one of {', '.join(_SIZES)}.")
-        needed = _SIZES[routing["Type"]]
-        if needed is not None:
-            if routing.get(needed) is None:
-                raise ValidationException(f"{needed} is required for traffic routing type {routing['Type']}.")
-            sizes.append(routing[needed])
-    if deployment.get("RollingUpdatePolicy") is not None:
-        sizes.append(deployment["RollingUpdatePolicy"]["MaximumBatchSize"])
-    for size in sizes:
-        if size["Type"] not in ("INSTANCE_COUNT", "CAPACITY_PERCENT"):
-            raise ValidationException("A size's Type must be INSTANCE_COUNT or CAPACITY_PERCENT.")
-        if size["Value"] < 1 or (size["Type"] == "CAPACITY_PERCENT" and size["Value"] > 100):
-            raise ValidationException("A size's Value must be at least 1, and a percentage 100 at most.")
+    _check_enums(deployment)
+    check_deployment(deployment)
     return dict(deployment)
+
+
+def _check_enums(deployment: Mapping[str, Any]) -> None:
+    """Check what botocore's own validation leaves to the server."""
+    routing = (deployment.get("BlueGreenUpdatePolicy") or {}).get("TrafficRoutingConfiguration") or {}
+    if routing and routing["Type"] not in _TYPES:
+        raise ValidationException(f"TrafficRoutingConfiguration.Type must be one of {', '.join(_TYPES)}.")
+    rolling = deployment.get("RollingUpdatePolicy") or {}
+    sizes = [routing.get("CanarySize"), routing.get("LinearStepSize"), rolling.get("MaximumBatchSize")]
+    for size in sizes:
+        if size and size["Type"] not in ("INSTANCE_COUNT", "CAPACITY_PERCENT"):
+            raise ValidationException("A size's Type must be INSTANCE_COUNT or CAPACITY_PERCENT.")
+        if size and size["Value"] < 1:
+            raise ValidationException("A size's Value must be at least 1.")
 
 
 _PATH = "/endpoints/{endpoint}/guardrails"

@@ -1,0 +1,118 @@
+"""Policies: what is read, what is filled in, and that a wrong key is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from understudy.core.policies import (
+    Kind,
+    Measure,
+    PolicyError,
+    default_policy,
+    known_rule,
+    parse_policy,
+    read_policy,
+)
+
+TOML = """
+name = "deploy/v3"
+kind = "experiment"
+alpha_promote = 0.025
+label_window_s = 3600
+
+[primary]
+metric = "conversion"
+mde = 1.05
+
+[[guardrails]]
+metric = "error_rate"
+margin = 1.5
+
+[[guardrails]]
+metric = "latency_p95"
+
+[[guardrails]]
+metric = "basket"
+measure = "mean"
+clip = 500
+mde = 2.0
+margin = 1.0
+"""
+
+
+def test_toml_is_read_and_defaults_are_filled_in() -> None:
+    policy = read_policy(TOML)
+    assert policy.kind is Kind.EXPERIMENT
+    assert policy.primary is not None
+    assert (policy.primary.mde, policy.primary.every_request, policy.primary.better) == (1.05, True, "higher")
+    errors, latency, basket = policy.guardrails
+    assert (errors.margin, errors.mde, errors.tolerance) == (1.5, 3.0, 1.1)
+    assert (latency.measure, latency.quantile, latency.warmup_s) == (Measure.LATENCY, 0.95, 60.0)
+    assert (basket.measure, basket.clip, basket.better) == (Measure.MEAN, 500.0, "higher")
+    assert (policy.alpha_promote, policy.alpha_rollback) == (0.025, 0.01)
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_a_policy_survives_json(kind: Kind) -> None:
+    for policy in (default_policy(kind), read_policy(TOML)):
+        assert parse_policy(json.loads(json.dumps(policy.to_json()))) == policy
+        assert read_policy(json.dumps(policy.to_json())) == policy
+
+
+@pytest.mark.parametrize(
+    ("data", "key"),
+    [
+        ({"kind": "canary"}, "kind"),
+        ({"alpa": 0.05}, "alpa"),
+        ({"alpha_promote": 0}, "alpha_promote"),
+        ({"alpha_rollback": "low"}, "alpha_rollback"),
+        ({"alpha_rollback": float("nan")}, "alpha_rollback"),
+        ({"minimum_requests": 1.5}, "minimum_requests"),
+        ({"label_window_s": -1}, "label_window_s"),
+        ({"guardrails": "error_rate"}, "guardrails"),
+        ({"guardrails": []}, "guardrails"),
+        ({"guardrails": [{}]}, "guardrails[0].metric"),
+        ({"guardrails": [{"metric": "basket"}]}, "guardrails[0].measure"),
+        ({"guardrails": [{"metric": "error_rate", "mde": 1.0}]}, "guardrails[0].mde"),
+        ({"guardrails": [{"metric": "error_rate", "margn": 2}]}, "guardrails[0].margn"),
+        ({"guardrails": [{"metric": "error_rate", "tolerance": 2.5}]}, "guardrails[0].tolerance"),
+        ({"guardrails": [{"metric": "error_rate", "better": "faster"}]}, "guardrails[0].better"),
+        ({"guardrails": [{"metric": "basket", "measure": "mean"}]}, "guardrails[0].clip"),
+        ({"guardrails": [{"metric": "error_rate"}, {"metric": "error_rate"}]}, "guardrails"),
+        ({"guardrails": [{"metric": "accuracy", "acceptable_rate": 0.1}]}, "guardrails[0].acceptable_rate"),
+        ({"guardrails": [{"metric": "latency_p100"}]}, "guardrails[0].measure"),
+        ({"primary": {"metric": "conversion"}}, "primary"),
+        ({"kind": "experiment", "primary": None}, "primary"),
+        ({"kind": "experiment", "primary": {"metric": "conversion", "mde": True}}, "primary.mde"),
+        ({"kind": "experiment", "mode": "horizon"}, "horizon_requests"),
+        ({"kind": "experiment", "mode": "horizon", "horizon_requests": 9, "looks": 21}, "looks"),
+        ("deploy", "the policy"),
+    ],
+)
+def test_a_wrong_key_is_named(data: Any, key: str) -> None:
+    with pytest.raises(PolicyError) as raised:
+        parse_policy(data)
+    assert str(raised.value).startswith(key)
+
+
+@pytest.mark.parametrize("text", ["kind = ", "{", "[[]]", '{"kind": "deploy"'])
+def test_what_is_neither_toml_nor_json_is_refused(text: str) -> None:
+    with pytest.raises(PolicyError, match="can't be read"):
+        read_policy(text)
+
+
+def test_the_policy_of_the_guide_is_read() -> None:
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "verdicts-statistics.md"
+    text = guide.read_text(encoding="utf-8").split("```toml\n")[1].split("```")[0]
+    policy = read_policy(text)
+    assert policy.name == "deploy/v3"
+    assert policy.guardrails == default_policy().guardrails[:1]
+
+
+def test_unknown_metrics_are_not_known() -> None:
+    assert known_rule("latency_pfast") is None
+    assert known_rule("basket") is None
