@@ -247,12 +247,10 @@ class Served:
         self.data_dir, self.log = place / "data", place / "serve.log"
         command = [sys.executable, "-m", "understudy.cli", "serve", "--port", "0", "--auth", "none"]
         command += ["--routers", "2", "--time-scale", str(scale), "--data-dir", str(self.data_dir)]
-        command += ["--environments-dir", str(environments)]
-        environment = {**os.environ, **OWN_CODE, "UNDERSTUDY_FAILPOINT": failpoint}
-        with self.log.open("wb") as output:
-            self.process = subprocess.Popen(command, stdout=output, stderr=output, cwd=place, env=environment)
+        self._command = [*command, "--environments-dir", str(environments)]
+        self._environment = {**os.environ, **OWN_CODE, "UNDERSTUDY_FAILPOINT": failpoint}
+        self.start()
         try:
-            until(self._is_up, "the server")
             for stamp in ("v1", "v2"):
                 stamp_model(self.client, stamp)
                 stamp_config(self.client, stamp, instances=instances)
@@ -263,6 +261,29 @@ class Served:
             self.process.terminate()
             self.process.wait(60)
             raise
+
+    def start(self) -> None:
+        """Start it, for the first time or again."""
+        (self.data_dir / "run" / "server.json").unlink(missing_ok=True)
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self._command,
+                stdout=output,
+                stderr=output,
+                cwd=self.log.parent,
+                env=self._environment,
+            )
+        self.__dict__.pop("sagemaker", None)  # the port is another one
+        until(self._is_up, "the server")
+
+    def kill_everything(self) -> None:
+        """End all of it at once, as a power cut does to processes."""
+        family = [pid for pid, _ in self.family()]
+        for pid in (self.process.pid, *family):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        until(lambda: not any(psutil.pid_exists(pid) for pid in family), "the end of all")
 
     def _is_up(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()[-3000:]
@@ -414,16 +435,28 @@ def _judge_bakes(events: list[dict[str, Any]]) -> None:
     assert steps == sorted(set(steps)), steps
     baked = [one["detail"]["step"] for one in events if one["kind"] == "BakingStarted"]
     assert baked == sorted(set(baked)), baked
-    for one, after in itertools.pairwise(events):
-        forward = after["kind"] in (
-            "TrafficShifting",
-            "BatchStarted",
-            "TrafficShifted",
-            "TerminationWaitStarted",
-        )
-        if one["kind"] in ("BakingStarted", "TerminationWaitStarted") and forward:
-            waited_s = after["at_s"] - one["at_s"]
-            assert waited_s >= one["detail"]["seconds"], (one, after)
+    for one in events:
+        if one["kind"] in ("BakingStarted", "TerminationWaitStarted"):
+            after = step_after(events, one)
+            forward = after["kind"] not in ("RollbackStarted", "UpdateRolledBack")
+            assert not forward or after["at_s"] - one["at_s"] >= one["detail"]["seconds"], (one, after)
+
+
+STEPS = (
+    "TrafficShifting",
+    "BatchStarted",
+    "BakingStarted",
+    "TerminationWaitStarted",
+    "TrafficShifted",
+    "RollbackStarted",
+    "UpdateRolledBack",
+)
+
+
+def step_after(events: list[dict[str, Any]], one: dict[str, Any]) -> dict[str, Any]:
+    """The next step of the rollout; between the two the trail may tell of other things."""
+    at = events.index(one)
+    return next(later for later in events[at + 1 :] if later["kind"] in STEPS)
 
 
 def _answer(port: int) -> str:

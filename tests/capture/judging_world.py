@@ -141,7 +141,7 @@ class World:
             id_,
             unit,
         )
-        self.assignments.add(f"batch-{self.logged}", [one])
+        self.assignments.add(f"batch-{self.logged}", "router", [one])
 
     def judgement(self) -> Judgement:
         """Return the only judgement as it is stored."""

@@ -20,6 +20,7 @@ from bench.rollout_world import (
     rolling,
     stamp_config,
     stamp_model,
+    step_after,
     until,
 )
 from botocore.exceptions import ClientError
@@ -130,7 +131,7 @@ def test_an_update_takes_the_traffic_step_by_step_and_fails_no_request(
     told = last_rollout(server)
     assert [one["detail"]["share_percent"] for one in told if one["kind"] == "TrafficShifting"] == shares
     bakes = [one for one in told if one["kind"] == "BakingStarted"]
-    after = [told[told.index(one) + 1]["at_s"] - one["at_s"] for one in bakes]
+    after = [step_after(told, one)["at_s"] - one["at_s"] for one in bakes]
     assert len(bakes) == len(shares) and min(after) >= bakes[0]["detail"]["seconds"]
     assert told[0]["from"] == "v1" and told[0]["to"] == "v2" and "assumed-role" in told[0]["by"]
     # While half of the traffic was on either, both answered their half.

@@ -98,7 +98,7 @@ def difference_interval(
 
     >>> low, high = difference_interval(0.01, 0.002, 10_000)
     >>> round(low, 4), round(high, 4)
-    (0.0038, 0.0162)
+    (0.0039, 0.0161)
     """
     spent = -2.0 * math.log(alpha)
     mixing = (spent + math.log(spent + 1.0)) / tuned_for

@@ -274,11 +274,12 @@ def advance(policy: Policy, evidence: Evidence, batch: Batch) -> Evidence:
         if quality.labelled:
             key = f"labelled:{name}"
             checks[key] = _after_check(checks.get(key, RatioCheck(key)), quality.labelled)
-    return replace(
-        evidence,
-        sequence=batch.sequence,
-        metrics=metrics,
-        checks=tuple(checks[name] for name in sorted(checks)),
+    return Evidence(
+        evidence.identity,
+        metrics,
+        batch.sequence,
+        tuple([checks[name] for name in sorted(checks)]),
+        evidence.restarts,
     )
 
 
@@ -321,10 +322,13 @@ def _asked(policy: Policy, rule: MetricRule) -> tuple[Question, ...]:
 
 
 def _weighed(metric: MetricEvidence, logs: Sequence[float]) -> Weights:
-    harm, noninferiority, superiority, no_gain = (
-        weight.after(log_e) for weight, log_e in zip(metric.weights, logs, strict=True)
+    harm, noninferiority, superiority, no_gain = metric.weights
+    return (
+        harm.after(logs[0]),
+        noninferiority.after(logs[1]),
+        superiority.after(logs[2]),
+        no_gain.after(logs[3]),
     )
-    return harm, noninferiority, superiority, no_gain
 
 
 def bets_of(rule: MetricRule, question: Question) -> Bets:
@@ -382,7 +386,7 @@ def _after_rate(policy: Policy, metric: MetricEvidence, batch: Tallies) -> Metri
     if policy.mode is Mode.HORIZON and policy.primary == rule and policy.horizon_requests is not None:
         looks = looks_after(looks, bad_first(rule, counts), policy.horizon_requests, policy.looks)
     weights = _weighed(metric, rate_logs(rule, counts, won, _asked(policy, rule)))
-    return replace(metric, weights=weights, levels=(counts,), won=won, looks=looks)
+    return MetricEvidence(rule, weights, (counts,), won=won, looks=looks)
 
 
 def _won_after(

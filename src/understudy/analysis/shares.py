@@ -150,7 +150,8 @@ def swapped(counts: Tallies) -> Tallies:
     return tuple(one.swapped() for one in counts)
 
 
-@dataclass(frozen=True)
+# Compared by identity: made once and cached, and hashing its tuples would cost as much as the e-value.
+@dataclass(frozen=True, eq=False)
 class Bets:
     """A null hypothesis about the ratio, and what is bet on instead.
 

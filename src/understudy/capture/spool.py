@@ -72,7 +72,7 @@ class SpoolWriter:
         *,
         on_shed: Shed,
         wall_s: Callable[[], float],
-        max_queued_bytes: int = 24 << 20,
+        max_queued_bytes: int = 20 << 20,
         reserve_bytes: int = RESERVE_BYTES,
     ) -> None:
         self._queue: deque[tuple[Spooled, Acknowledge | None]] = deque()
