@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[1]
 VARIANTS = [f"v{number}" for number in range(10)]
 DAY_S = 86_400
 VIEWERS = 50
-ROUNDS = 10
+ROUNDS = 3
 SHOWN = 4  # charts that are on the screen and read at once; those below follow the eye
 INVOKE_S = 4.0
 
