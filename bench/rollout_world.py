@@ -361,9 +361,8 @@ class Served:
 
 
 LEGAL_STATUSES = {
-    "InService": {"Updating", "RollingBack"},
-    "Updating": {"RollingBack", "InService"},
-    "RollingBack": {"InService"},
+    "InService": {"Updating"},
+    "Updating": {"InService"},
 }
 
 

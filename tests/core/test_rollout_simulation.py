@@ -53,12 +53,7 @@ READY, FAILED, STARTING = InstanceStatus.READY, InstanceStatus.FAILED, InstanceS
 STATUSES: dict[EndpointStatus, set[EndpointStatus]] = {
     EndpointStatus.CREATING: {EndpointStatus.IN_SERVICE, EndpointStatus.FAILED},
     EndpointStatus.IN_SERVICE: {EndpointStatus.UPDATING},
-    EndpointStatus.UPDATING: {
-        EndpointStatus.IN_SERVICE,
-        EndpointStatus.ROLLING_BACK,
-        EndpointStatus.UPDATE_ROLLBACK_FAILED,
-    },
-    EndpointStatus.ROLLING_BACK: {EndpointStatus.IN_SERVICE, EndpointStatus.UPDATE_ROLLBACK_FAILED},
+    EndpointStatus.UPDATING: {EndpointStatus.IN_SERVICE, EndpointStatus.UPDATE_ROLLBACK_FAILED},
     EndpointStatus.UPDATE_ROLLBACK_FAILED: {EndpointStatus.UPDATING},
 }  # fmt: skip
 
