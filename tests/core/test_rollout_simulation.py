@@ -312,7 +312,9 @@ class World:
                 assert decide(snapshot) == action, "not repeatable"
                 self.check_step(snapshot, action)
                 self.say(f"{action.event} {action.endpoint.status} {phase_of(action.endpoint)}")
-                if route_of(action.endpoint, snapshot.instances) != route_of(self.endpoint, snapshot.instances):
+                if route_of(action.endpoint, snapshot.instances) != route_of(
+                    self.endpoint, snapshot.instances
+                ):
                     self.rerouted.add(action.event)
                 self.put(action.endpoint)
             else:

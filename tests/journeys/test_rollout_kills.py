@@ -35,14 +35,14 @@ CANARY = blue_green("CANARY", 30, CanarySize=percent(20))
 @pytest.mark.parametrize(
     ("failpoint", "deployment", "back"),
     [
-        ("TrafficShifting/mid-effect:2", CANARY, False),
-        ("TrafficShifted/after-intent", rolling(30), False),
-        ("RollbackStarted/after-intent:2", CANARY, True),
-        ("StartInstance/after-effect", rolling(30), True),
+        ("TrafficShifting/mid-effect:2", CANARY, 0),
+        ("TrafficShifted/after-intent", rolling(30), 0),
+        ("RollbackStarted/after-intent:2", CANARY, 1),
+        ("StartInstance/after-effect", rolling(30), 1),
     ],
 )
 def test_a_killed_controller_goes_on_where_it_was(
-    tmp_path: Path, failpoint: str, deployment: dict[str, Any], back: bool
+    tmp_path: Path, failpoint: str, deployment: dict[str, Any], back: int
 ) -> None:
     served = Served(tmp_path, failpoint=f"{failpoint}", environments=ENVIRONMENTS)
     try:

@@ -6,8 +6,8 @@ refused.  How often each has killed is kept in a file, so that the controllers t
 there again: ``TrafficShifting/mid-effect:2`` dies twice.  Several are separated by commas.
 
 Boundaries of a step that is saved: ``before-intent`` (decided, not stored), ``after-intent`` (stored, nothing
-done), ``mid-effect`` (the routing table is on disk and not sent; only of steps that change it), ``after-effect``
-(sent, not acknowledged).
+done), ``mid-effect`` (the routing table is on disk and not sent; only of steps that change it),
+``after-effect`` (sent, not acknowledged).
 Those of instances have ``before-effect`` and ``after-effect``.
 """
 
