@@ -1,7 +1,8 @@
 """The controller dies at every registered failpoint, and again while it recovers, wherever that is met.
 
 One server serves the whole matrix: it is armed with all failpoints, and the file that counts deaths says of
-all but one that they have had theirs.  Main function: :func:`kills`.
+all but one that they have had theirs.  The controller that follows dies too, at the first failpoint that it
+meets.  Main function: :func:`kills`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import contextlib
 import json
 import tempfile
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +35,7 @@ from bench.rollout_world import (
 from understudy.control.failpoints import FAILPOINTS
 
 ENVIRONMENTS = CACHE / "understudy-environments"
-DEATHS = 2
+DEATHS = 1
 
 POLICIES: dict[str, dict[str, Any]] = {
     "all at once": blue_green("ALL_AT_ONCE", 20, termination_s=20),
@@ -67,7 +69,7 @@ def kills(options: argparse.Namespace) -> int:
         run_dir = Path(place) / "data" / "run"
         run_dir.mkdir(mode=0o700, parents=True)
         counted = run_dir / "failpoints.json"
-        _let_die(counted, None)
+        _let_die(counted)
         armed = ",".join(f"{name}:{DEATHS}" for name in FAILPOINTS)
         served = Served(Path(place), failpoint=armed, environments=ENVIRONMENTS)
         stage = Stage(served, Path(place) / "gate")
@@ -82,23 +84,57 @@ def kills(options: argparse.Namespace) -> int:
     return failed
 
 
-def _let_die(counted: Path, name: str | None) -> None:
-    counted.write_text(json.dumps({one: 0 if one == name else DEATHS for one in FAILPOINTS}))
+def _let_die(counted: Path, *names: str) -> None:
+    beside = counted.with_suffix(".new")
+    beside.write_text(json.dumps({one: 0 if one in names else DEATHS for one in FAILPOINTS}))
+    beside.replace(counted)
+
+
+class _SecondDeath:
+    """Lets the controller after the killed one die too, wherever it gets first."""
+
+    def __init__(self, counted: Path, name: str) -> None:
+        self._counted = counted
+        self._name = name
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.deaths: list[str] = []
+
+    def __enter__(self) -> _SecondDeath:
+        _let_die(self._counted, self._name)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        _let_die(self._counted)
+
+    def _run(self) -> None:
+        may_die = {self._name}
+        while may_die and not self._stop.wait(0.01):
+            with contextlib.suppress(ValueError):  # the controller is writing it
+                counts = json.loads(self._counted.read_text())
+                dead = [one for one in may_die if counts[one] == DEATHS]
+                if dead:
+                    # The next controller needs far longer to start than this.
+                    may_die = set() if self.deaths else set(FAILPOINTS)
+                    self.deaths += dead
+                    _let_die(self._counted, *may_die)
 
 
 def _kill_at(stage: Stage, counted: Path, name: str, story: str, play: Story) -> int:
-    _let_die(counted, name)
     problem = None
-    try:
-        facts = play(stage)
-    except (AssertionError, ClientError, BotoCoreError, OSError) as error:
-        problem, facts = repr(error)[:2000], {}
-    deaths = json.loads(counted.read_text())[name]
-    if problem is None and deaths == 0:
+    facts: dict[str, Any] = {}
+    with _SecondDeath(counted, name) as killed:
+        try:
+            facts = play(stage)
+        except (AssertionError, ClientError, BotoCoreError, OSError) as error:
+            problem = repr(error)[:2000]
+    if problem is None and not killed.deaths:
         problem = "the failpoint was not met"
-    line = {"failpoint": name, "story": story, "deaths": deaths, **facts}
+    line = {"failpoint": name, "story": story, "then": killed.deaths[1:], **facts}
     print(json.dumps(line if problem is None else {**line, "failed": problem}), flush=True)
-    _let_die(counted, None)
     if problem is not None:
         stage.gate.unlink(missing_ok=True)
         with contextlib.suppress(AssertionError):  # told above; the next story judges where it begins

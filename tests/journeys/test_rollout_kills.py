@@ -65,6 +65,16 @@ def test_an_unknown_failpoint_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 1 and "there is no failpoint 'NoSuchThing/before-intent'" in done.stderr
 
 
+def test_damaged_credentials_are_told_in_words(tmp_path: Path) -> None:
+    (tmp_path / "credentials.json").touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "understudy.cli", "serve", "--port", "0", "--data-dir", str(tmp_path)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1 and "credentials.json is damaged" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_routers_and_workers_may_die_during_a_rollout_and_boto3_sees_nothing(tmp_path: Path) -> None:
     served = Served(tmp_path, environments=ENVIRONMENTS)
     try:
