@@ -71,6 +71,16 @@ class CaptureRecord:
             + (0 if self.output_body is None else len(self.output_body))
         )
 
+    @property
+    def count(self) -> int:
+        """It is one record."""
+        return 1
+
+    @property
+    def moment(self) -> str:
+        """See :func:`moment_of`."""
+        return moment_of(self.at_s)
+
     def pieces(self) -> Iterator[bytes]:
         """Render the line; see :func:`render_pieces`."""
         return render_pieces(self)
@@ -121,9 +131,9 @@ def render_pieces(record: CaptureRecord) -> Iterator[bytes]:
     metadata["inferenceTime"] = inference_time(int(record.at_s))
     event = {"captureData": data, "eventMetadata": metadata, "eventVersion": EVENT_VERSION}
     try:
-        rest = _escaped(_encode(event))
+        rest = escaped(_encode(event))
     except UnicodeEncodeError:  # half a surrogate pair in a header
-        rest = _escaped(_encode(_as_unicode(event)))
+        rest = escaped(_encode(as_unicode(event)))
     for mark, content in sides:
         before, _, rest = rest.partition(mark)
         yield before + mark
@@ -159,10 +169,11 @@ def _rendered(content: list[str] | bytes) -> Iterator[bytes]:
             yield b2a_base64(view[at : at + PIECE_BYTES], newline=False)
     else:
         for text in content:
-            yield _escaped(_encode(text)[1:-1])
+            yield escaped(_encode(text)[1:-1])
 
 
-def _escaped(line: bytes) -> bytes:
+def escaped(line: bytes) -> bytes:
+    """Escape what some readers take for the end of a line."""
     for mark, escape in _LINE_BREAKS:
         if mark in line:
             line = line.replace(mark, escape)
@@ -215,12 +226,12 @@ def _plain_type(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
-def _as_unicode(value: Any) -> Any:
+def as_unicode(value: Any) -> Any:
     """Write what no UTF-8 can carry as Python would escape it."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, list):
-        return [_as_unicode(one) for one in value]
+    if isinstance(value, list | tuple):
+        return [as_unicode(one) for one in value]
     if isinstance(value, dict):
-        return {key: _as_unicode(one) for key, one in value.items()}
+        return {key: as_unicode(one) for key, one in value.items()}
     return value

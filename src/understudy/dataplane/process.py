@@ -273,6 +273,8 @@ class _Process:
             await asyncio.sleep(0.02)
         router.tee.abandon(links)
         await asyncio.sleep(0)
+        router.tap.pack()
         await self._loop.run_in_executor(None, router.tap.close, SPOOL_GRACE_S)
+        router.tap.pack()  # what came meanwhile is shed, and counted
         await self._loop.run_in_executor(None, router.assignments.close, SPOOL_GRACE_S)
         await asyncio.sleep(0)  # what its thread has just told is counted
