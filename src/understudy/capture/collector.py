@@ -21,7 +21,7 @@ from pathlib import Path
 
 from understudy.capture.batches import Lines, read_records
 from understudy.capture.frames import DONE_SUFFIX, OPEN_SUFFIX, Stream
-from understudy.capture.growing import Files
+from understudy.capture.growing import REWRITE_BYTES, Files
 from understudy.capture.ledger import CaptureFile, Growth, Ledger, Move, load, save
 from understudy.capture.orphans import adopt_orphans
 from understudy.capture.segments import boot_of
@@ -340,6 +340,7 @@ def _grown(file: CaptureFile, some: Lines) -> CaptureFile:
         file.records + len(some.lines),
         min(file.first, first) if file.first else first,
         max(file.last, last),
+        file.pieces + (file.size_bytes >= REWRITE_BYTES),
     )
 
 

@@ -118,22 +118,22 @@ class Entry:
             journal.write(self._slot, value, 0)
 
 
-class Expectation:
+class Expectation(Entry):
     """The records of one variant that are to come out of the spool.
 
     Attributes:
         count: How many were announced and have not been noted as shed.
     """
 
-    __slots__ = ("_entry", "count")
+    __slots__ = ("count",)
 
     def __init__(self, ledger: Ledger, key: tuple[str, str, str]) -> None:
-        self._entry = Entry(ledger, ("expected", *key))
+        super().__init__(ledger, ("expected", *key))
         self.count = 0
 
     def add(self, count: int = 1) -> None:
         """Note that an answer leaves whose record is to come, or to be noted as shed."""
-        self._entry.log(count)
+        self.log(count)
         self.count += count
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from understudy.core.routing import CaptureRoute
     from understudy.dataplane.accounting import Ledger
     from understudy.dataplane.calls import Call
+    from understudy.dataplane.invocation import Invocation
 
 MAX_JOINED_BYTES = 8 * 1024 * 1024
 KIND = "capture"
@@ -60,6 +61,8 @@ class Tap:
             records, all are shed as ``disk``.
 
     Attributes:
+        ids: What event ids begin with.
+        number: Of the newest production request that was drawn; the event id ends in it.
         joined_bytes: Of streamed answers whose end has not come.
     """
 
@@ -85,18 +88,13 @@ class Tap:
         seed = os.urandom(16).hex()
         # Version 4 UUIDs whose last group counts, as request ids are made; of another seed.
         self.ids = f"{seed[:8]}-{seed[8:12]}-4{seed[12:15]}-8{seed[15:18]}-"
-        self._number = int.from_bytes(os.urandom(4), "big")
+        self.number = int.from_bytes(os.urandom(4), "big")
 
     def captures(self, endpoint: str, route: CaptureRoute) -> EndpointCapture:
         """Prepare for a capturing endpoint of a new table."""
         if self._spool is None and self._open_spool is not None:
             self._spool = self._open_spool()
         return EndpointCapture(self, endpoint, route)
-
-    def next_number(self) -> int:
-        """Number one production request, from 1: its event id ends in it."""
-        self._number = number = self._number + 1
-        return number
 
     def take(self, event: Event, call: Call, head: bytes, body: bytes) -> None:
         """Count an answer and keep what its record is made of; what costs more is done once all answers of
@@ -106,18 +104,18 @@ class Tap:
         if gathering is None:
             return
         gathering.expectation.add()
-        size_bytes = len(call.body) + len(body)
+        request = call.body
+        size_bytes = len(request) + len(body)
         if size_bytes > SMALL_BYTES:
             if not self._taken:
                 self._loop.call_soon(self._keep_taken)
             self._taken.append((event, call, head, body))
             return
-        records = gathering.records
-        if not records:
+        if not gathering.records:
             if not self._gathered:
                 self._loop.call_later(GATHER_S, self.pack)
             self._gathered.append(gathering)
-        records.append(gathering.packed(event, call, head, body))
+        gathering.keep(event, call.invocation, request, head, body)
         self._gathered_bytes += size_bytes + TUPLE_BYTES
         if self._gathered_bytes > GATHERED_BYTES:
             self._gathered_bytes = 0
@@ -166,7 +164,8 @@ class EndpointCapture:
         tap = self.tap
         if self.share < 1.0 and tap.draw() >= self.share:
             return self.unsampled
-        return Event(self, tap.next_number(), tap.wall_s())
+        tap.number = number = tap.number + 1
+        return Event(self, number, tap.wall_s())
 
     def gathering(self, variant: str) -> Gathering:
         """Return where the records of a variant are gathered."""
@@ -183,31 +182,38 @@ class Gathering:
         expectation: Counts every record of the variant before its answer leaves.
     """
 
-    __slots__ = ("_capture", "_kinds", "_variant", "expectation", "records")
+    __slots__ = ("_capture", "_inputs", "_kinds", "_outputs", "_variant", "expectation", "records")
 
     def __init__(self, capture: EndpointCapture, variant: str) -> None:
         self.expectation = capture.tap.ledger.expectation(KIND, capture.endpoint, variant)
         self.records: list[Packed] = []
         self._capture = capture
         self._variant = variant
+        self._inputs, self._outputs = capture.route.inputs, capture.route.outputs
         self._kinds: dict[tuple[str, bytes], int] = {}  # by the request's type and the answer's head
 
-    def packed(self, event: Event, call: Call, head: bytes, body: bytes) -> Packed:
-        """Return what the record of an answered call is made of."""
-        input_type, inference_id, attributes = call.invocation.told
+    def keep(self, event: Event, invocation: Invocation, request: bytes, head: bytes, body: bytes) -> None:
+        """Keep what the record of an answered call is made of.
+
+        Args:
+            request: Its body.
+            head: Of the worker's answer.
+        """
+        input_type, inference_id, attributes = invocation.told
         kinds = self._kinds
         kind = kinds.get((input_type, head))
         if kind is None:
             kind = kinds[input_type, head] = len(kinds)
-        route = self._capture.route
-        return (
-            event.number,
-            event.at_s,
-            kind,
-            call.body if route.inputs else None,
-            body if route.outputs else None,
-            inference_id,
-            attributes,
+        self.records.append(
+            (
+                event.number,
+                event.at_s,
+                kind,
+                request if self._inputs else None,
+                body if self._outputs else None,
+                inference_id,
+                attributes,
+            )
         )
 
     def batch(self) -> Batch:
