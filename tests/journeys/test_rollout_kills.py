@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from bench.rollout_world import (
+    RawLoad,
     Served,
     at_rest,
     blue_green,
@@ -34,14 +35,14 @@ CANARY = blue_green("CANARY", 30, CanarySize=percent(20))
 @pytest.mark.parametrize(
     ("failpoint", "deployment", "back"),
     [
-        ("TrafficShifting/mid-effect:2", CANARY, False),
-        ("TrafficShifted/after-intent", rolling(30), False),
-        ("RollbackStarted/after-intent:2", CANARY, True),
-        ("StartInstance/after-effect", rolling(30), True),
+        ("TrafficShifting/mid-effect:2", CANARY, 0),
+        ("TrafficShifted/after-intent", rolling(30), 0),
+        ("RollbackStarted/after-intent:2", CANARY, 1),
+        ("StartInstance/after-effect", rolling(30), 1),
     ],
 )
 def test_a_killed_controller_goes_on_where_it_was(
-    tmp_path: Path, failpoint: str, deployment: dict[str, Any], back: bool
+    tmp_path: Path, failpoint: str, deployment: dict[str, Any], back: int
 ) -> None:
     served = Served(tmp_path, failpoint=f"{failpoint}", environments=ENVIRONMENTS)
     try:
@@ -62,6 +63,16 @@ def test_an_unknown_failpoint_is_refused(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=60, check=False, env=environment,
     )  # fmt: skip
     assert done.returncode == 1 and "there is no failpoint 'NoSuchThing/before-intent'" in done.stderr
+
+
+def test_damaged_credentials_are_told_in_words(tmp_path: Path) -> None:
+    (tmp_path / "credentials.json").touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "understudy.cli", "serve", "--port", "0", "--data-dir", str(tmp_path)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1 and "credentials.json is damaged" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_routers_and_workers_may_die_during_a_rollout_and_boto3_sees_nothing(tmp_path: Path) -> None:
@@ -128,5 +139,32 @@ def test_a_server_that_ends_within_a_bake_goes_on_with_it(
         kinds = [one["kind"] for one in served.events()]
         assert kinds.count("BakingStarted") == kinds.count("TrafficShifting") == 2
         until(lambda: served.leftovers().get("worker") == 2, "two instances again")
+    finally:
+        served.stop()
+
+
+@pytest.mark.parametrize(
+    "failpoint", ["", "RollbackBatchStarted/before-intent", "TrafficReturning/mid-effect"]
+)
+def test_a_rolling_update_gives_back_by_batches_what_it_had_taken(tmp_path: Path, failpoint: str) -> None:
+    one = {"Type": "INSTANCE_COUNT", "Value": 1}
+    deployment = rolling(60, 25)
+    deployment["RollingUpdatePolicy"]["RollbackMaximumBatchSize"] = one
+    served = Served(tmp_path, environments=ENVIRONMENTS, instances=4, failpoint=failpoint)
+    try:
+        with RawLoad(served.port) as load:
+            served.sagemaker.update_endpoint(
+                EndpointName="e", EndpointConfigName="v2", DeploymentConfig=deployment
+            )
+            until(lambda: [e["kind"] for e in served.events()].count("BakingStarted") == 2, "the second bake")
+            served.roll_back()
+            found = at_rest(served.sagemaker)
+        assert load.failures == []
+        assert (found["EndpointStatus"], found["EndpointConfigName"]) == ("InService", "v1")
+        kinds = [e["kind"] for e in served.events()]
+        assert kinds.count("RollbackBatchStarted") == kinds.count("TrafficReturning") == 1
+        if failpoint:
+            assert failpoint in (served.data_dir / "run" / "failpoints.json").read_text()
+        until(lambda: served.leftovers().get("worker") == 4, "four instances again")
     finally:
         served.stop()
