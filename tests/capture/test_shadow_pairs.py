@@ -113,8 +113,8 @@ def nearly_same(label: int, _: random.Random) -> float:
 
 
 def test_agreement_alone_promotes_without_any_label() -> None:
-    verdict, counts = judged(same, nearly_same, 4000, labelled=lambda a, b: False)
-    assert (counts.pairs, counts.agreeing, counts.labelled) == (4000, 4000, 0)
+    verdict, counts = judged(same, nearly_same, 8000, labelled=lambda a, b: False)
+    assert (counts.pairs, counts.agreeing, counts.labelled) == (8000, 8000, 0)
     assert verdict.decision == "PROMOTE", verdict.reason
     verdict, _ = judged(same, nearly_same, 150, labelled=lambda a, b: False)
     assert verdict.decision == "HOLD" and "1.00%" in verdict.would_change["ship"]
