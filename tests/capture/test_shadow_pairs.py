@@ -138,6 +138,7 @@ def test_a_worse_shadow_is_found_by_labels_of_the_disagreements_alone() -> None:
 def test_a_better_shadow_wins_an_experiment() -> None:
     policy = {
         "kind": "experiment",
+        "label_window_s": 0,  # an experiment's default waits a day for labels
         "primary": {"metric": "shadow_agreement"},
         "guardrails": [{"metric": "error_rate", "acceptable_rate": 0.005}],
     }
