@@ -27,7 +27,7 @@ from starlette.types import Receive, Scope, Send
 
 from understudy import __version__
 from understudy.console import captures, reads
-from understudy.console.allowed import READS, WRITES
+from understudy.console.allowed import READS, WRITES, only_asks
 from understudy.console.answers import BadRequest, gzipped, json_answer, number, refusal, secured, text
 from understudy.console.files import ConsoleFile, ConsoleFiles
 from understudy.console.invoking import Invoker
@@ -154,7 +154,8 @@ class ConsoleFace:
             self._refuse_change()
             return json_answer(await self._in_thread(self._invoke, body))
         if path.startswith("own/"):
-            self._refuse_change()
+            if not only_asks(request.method, path):
+                self._refuse_change()
             return await self._own(request, request.method, path, body)
         kind, _, rest = path.partition("/")
         service, _, operation = rest.partition("/")
@@ -240,7 +241,11 @@ class ConsoleFace:
 
     def _readers(self) -> dict[str, Callable[[Mapping[str, str]], Any]]:
         return {
-            "status": lambda _: {**self.describe(), "tests": reads.unfinished_tests(self.services.records)},
+            "status": lambda _: {
+                **self.describe(),
+                "tests": reads.unfinished_tests(self.services.records),
+                "rollouts": reads.rollouts_under_way(self.services.records, self.services.clock.now_s()),
+            },
             "statistics": self._statistics,
             "lineage": lambda _: reads.lineage(self.services.records, self.services.objects),
             "events": self._events,

@@ -82,8 +82,18 @@ export function own(method, path, body) {
   });
 }
 
-/** Carry out an operation of the API: the same one, with the same checks, as boto3's. */
-export const call = (service, operation, parameters = {}) => post(`call/${service}/${operation}`, parameters);
+/**
+ * Carry out an operation of the API: the same one, with the same checks, as boto3's.  Service "understudy" is one
+ * of Understudy's own calls: call("understudy", "POST endpoints/churn/rollback", {reason}).
+ */
+export function call(service, operation, parameters = {}) {
+  if (service !== "understudy") return post(`call/${service}/${operation}`, parameters);
+  const [method, path] = operation.split(" ");
+  return own(method, path, parameters);
+}
+
+/** Path of one of an endpoint's own calls. */
+export const ownPath = (endpoint, rest) => `endpoints/${encodeURIComponent(endpoint)}/${rest}`;
 
 /** Read all pages of a List operation. */
 export async function listAll(operation, member, parameters = {}, most = 1000) {
