@@ -47,6 +47,7 @@ from understudy.operations.services import Services
 ROOT = "/console"
 CSRF_HEADER = "x-understudy-csrf"
 MAX_BODY_BYTES = 8 << 20
+MOST_ANSWERS = 20
 
 log = logging.getLogger(__name__)
 
@@ -249,6 +250,7 @@ class ConsoleFace:
             "statistics": self._statistics,
             "lineage": lambda _: reads.lineage(self.services.records, self.services.objects),
             "events": self._events,
+            "answers": self._answers,
             "captures": self._captures,
             "differences": self._differences,
         }
@@ -266,6 +268,14 @@ class ConsoleFace:
             end_s,
             self.services.clock.now_s(),
         )
+
+    def _answers(self, query: Mapping[str, str]) -> Any:
+        """Carry out several own calls that read, each with its status: a refusal is an answer to show."""
+        paths = text(query, "paths").split("\n")
+        if len(paths) > MOST_ANSWERS:
+            raise BadRequest(f"paths: name at most {MOST_ANSWERS} of them, one a line.")
+        found = (self.own_call("GET", path, b"") for path in paths)
+        return {"answers": [{"status": status, "told": told} for status, told in found]}
 
     def _events(self, query: Mapping[str, str]) -> Any:
         arn = text(query, "arn")

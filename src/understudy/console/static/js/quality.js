@@ -4,7 +4,7 @@ import { h, replace } from "./dom.js";
 import { figure } from "./charts.js";
 import { count, number, percent } from "./format.js";
 import { busy, card, empty, table } from "./parts.js";
-import { get, ownPath } from "./server.js";
+import { answerOf, ownPath } from "./server.js";
 
 const CELLS = [["actual 0", "true_negative", "false_positive"], ["actual 1", "false_negative", "true_positive"]];
 const short = (value) => (value === null || value === undefined ? "–" : value.toFixed(4));
@@ -21,7 +21,7 @@ export function qualityCard(endpoint, variants) {
     replace(body, busy("Reading captured answers …"));
     let told;
     try {
-      told = await get(`own/${ownPath(endpoint, "quality")}`);
+      told = await answerOf(ownPath(endpoint, "quality"));
     } catch (error) {
       replace(body, empty("Quality is not known", error.message, `understudy quality ${endpoint}`));
       return;

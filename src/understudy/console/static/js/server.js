@@ -92,6 +92,23 @@ export function call(service, operation, parameters = {}) {
   return own(method, path, parameters);
 }
 
+/**
+ * Carry out several own calls that read, 20 at most: what each told, or its Refused.  A refusal is an answer
+ * here ("nothing to judge yet"), no failure of the page.
+ */
+export async function answersOf(paths) {
+  if (!paths.length) return [];
+  const { answers } = await get("answers", { paths: paths.join("\n") });
+  return answers.map(({ status, told }) => (status < 400 ? told : new Refused(status, told.__type ?? "Error", told.message ?? "")));
+}
+
+/** The same for one: throws its Refused. */
+export async function answerOf(path) {
+  const [told] = await answersOf([path]);
+  if (told instanceof Refused) throw told;
+  return told;
+}
+
 /** Path of one of an endpoint's own calls. */
 export const ownPath = (endpoint, rest) => `endpoints/${encodeURIComponent(endpoint)}/${rest}`;
 

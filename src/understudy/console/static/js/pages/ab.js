@@ -10,7 +10,7 @@ import { card, changing, chip, colour, confirmCalls, empty, endpointLink, headin
 import { policyCard } from "../policy.js";
 import { qualityCard } from "../quality.js";
 import { askBack, readRollout } from "../rollout.js";
-import { every, get, ownPath } from "../server.js";
+import { answerOf, answersOf, every, get, ownPath } from "../server.js";
 
 const NAMESPACE = "Understudy/Verdicts";
 const RATIOS = ["rate", "latency", "paired"];
@@ -27,7 +27,13 @@ export async function page(place) {
   return place.path[0] ? one(place) : list(place);
 }
 
-const readVerdict = (name, query = {}) => get(`own/${ownPath(name, "verdict")}`, query);
+const MOST_SHOWN = 20;
+
+const verdictPath = (name, { control, treatment } = {}) => {
+  const query = new URLSearchParams({ ...(control && { control }), ...(treatment && { treatment }) }).toString();
+  return ownPath(name, query ? `verdict?${query}` : "verdict");
+};
+const readVerdict = (name, query) => answerOf(verdictPath(name, query));
 const arm = (one) => `${one.variant} (${one.config})`;
 
 async function list() {
@@ -36,8 +42,8 @@ async function list() {
   async function draw() {
     const status = await get("status");
     const busy = new Set((status.rollouts ?? []).map((each) => each.endpoint));
-    const judged = status.endpoints.filter((each) => busy.has(each.name) || each.variants.filter((variant) => !variant.shadow).length > 1);
-    const told = await Promise.all(judged.map((each) => readVerdict(each.name).catch((error) => error)));
+    const judged = status.endpoints.filter((each) => busy.has(each.name) || each.variants.filter((variant) => !variant.shadow).length > 1).slice(0, MOST_SHOWN);
+    const told = await answersOf(judged.map((each) => verdictPath(each.name)));
     replace(body, judged.length ? card("What is judged", table([{ title: "Endpoint" }, { title: "Verdict" }, { title: "Control and treatment" }, { title: "Why" }, { title: "Requests", number: true }],
       judged.map((each, at) => {
         const verdict = told[at];

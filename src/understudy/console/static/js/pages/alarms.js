@@ -5,7 +5,7 @@ import { RANGES, edges, figure, lastWindow } from "../charts.js";
 import { findings } from "../findings.js";
 import { duration, latency, number, time } from "../format.js";
 import { alarmLink, card, changing, chip, confirmCalls, empty, endpointLink, heading, notice, segmented, table } from "../parts.js";
-import { call, every, get, own, ownPath } from "../server.js";
+import { answerOf, answersOf, call, every, get, ownPath } from "../server.js";
 import { snippet } from "../snippets.js";
 
 const SIGNS = { GreaterThanThreshold: ">", GreaterThanOrEqualToThreshold: "≥", LessThanThreshold: "<", LessThanOrEqualToThreshold: "≤" };
@@ -109,8 +109,8 @@ async function list({ query, go }) {
 
   const names = status.endpoints.map((each) => each.name).filter((name) => !endpoint || name === endpoint);
   const lint = async () => {
-    const reports = await Promise.all(names.slice(0, MOST_LINTED).map((name) => own("GET", ownPath(name, "guardrails")).catch(() => null)));
-    const guarded = reports.filter((each) => each?.alarms.length);
+    const reports = await answersOf(names.slice(0, MOST_LINTED).map((name) => ownPath(name, "guardrails")));
+    const guarded = reports.filter((each) => each.alarms?.length);
     replace(linted, guarded.map((each) => guardrails(each)),
       !guarded.length && names.length > 0 && h("p.faint", {}, "No update was guarded by alarms yet; the linter judges them here: will they catch a bad model, and leave a good one alone?"),
       names.length > MOST_LINTED && notice("plain", `The linter looked at the first ${MOST_LINTED} endpoints; the page of an endpoint's alarms shows its own.`));
@@ -201,7 +201,7 @@ async function one({ path: [name], query, go }) {
   tell();
   await tellHistory();
   draw();
-  if (endpoint) own("GET", ownPath(endpoint, "guardrails")).then((report) => {
+  if (endpoint) answerOf(ownPath(endpoint, "guardrails")).then((report) => {
     const mine = report.alarms.filter((each) => each.name === name);
     if (mine.length) replace(linted, card("Will it guard?", mine.map((each) => findings(each))));
   }, () => {}); // its endpoint is gone: there is nothing to guard
