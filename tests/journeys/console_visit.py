@@ -19,7 +19,7 @@ from understudy.sdk.servers import read_server
 
 HERE = Path(__file__).parent
 AXE = HERE / "vendor" / "axe-4.14.1.min.js"
-PATIENCE_S = 60.0
+PATIENCE_S = 15.0
 
 
 class Visitor:

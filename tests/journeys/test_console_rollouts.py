@@ -82,7 +82,8 @@ def fill_update(page: Any, name: str, model: str, way: str, size: int, bake_s: i
     page.get_by_label("Name of the new configuration").fill(name)
     page.get_by_label("Model of AllTraffic").select_option(model)
     page.get_by_label("Way").select_option(way)
-    page.locator("input[type=number]").first.fill(str(size))
+    if way != "ALL_AT_ONCE":
+        page.locator("input[type=number]").first.fill(str(size))
     page.get_by_label("Each step bakes, s").fill(str(bake_s))
 
 
@@ -260,6 +261,7 @@ def test_a_broken_variant_is_found_measured_and_left(visit: Any, stage: Any) -> 
         body={"outcomes": labels},
     )
     quality = page.locator("#quality")
+    quality.get_by_label("Where the prediction is").fill("scores")
 
     def measured() -> bool:
         quality.get_by_role("button", name="Measure again").click()

@@ -3,17 +3,20 @@
 import { h, replace } from "./dom.js";
 import { figure } from "./charts.js";
 import { count, number, percent } from "./format.js";
-import { busy, card, empty, table } from "./parts.js";
+import { busy, card, empty, labelled, table } from "./parts.js";
 import { answerOf, ownPath } from "./server.js";
 
 const CELLS = [["actual 0", "true_negative", "false_positive"], ["actual 1", "false_negative", "true_positive"]];
+const sum = (told, member) => count(told.variants.reduce((total, one) => total + (one.exposures[member] ?? 0), 0));
 const short = (value) => (value === null || value === undefined ? "–" : value.toFixed(4));
 
 /** variants: [{name, colour}].  Returns {node, end}. */
 export function qualityCard(endpoint, variants) {
   const body = h("div");
   const again = h("button", { type: "button", onclick: () => read() }, "Measure again");
-  const node = card("Quality of each variant", h("div.row", {}, h("p.faint", {}, "Captured answers joined with labels of the last day. Intervals hold at every look."), h("span.grow"), again), body);
+  const field = h("input", { maxlength: 256, placeholder: "found by itself" });
+  const node = card("Quality of each variant", h("p.faint", {}, "Captured answers joined with labels of the last day. Intervals hold at every look."),
+    h("form.filters", { onsubmit: (event) => { event.preventDefault(); read(); } }, labelled("Where the prediction is (member or column)", field), again), body);
   node.id = "quality";
   let roc;
 
@@ -21,7 +24,7 @@ export function qualityCard(endpoint, variants) {
     replace(body, busy("Reading captured answers …"));
     let told;
     try {
-      told = await answerOf(ownPath(endpoint, "quality"));
+      told = await answerOf(ownPath(endpoint, field.value ? `quality?${new URLSearchParams({ field: field.value })}` : "quality"));
     } catch (error) {
       replace(body, empty("Quality is not known", error.message, `understudy quality ${endpoint}`));
       return;
@@ -30,7 +33,7 @@ export function qualityCard(endpoint, variants) {
     roc = undefined;
     const measured = told.variants.filter((one) => one.examples > 0);
     if (!measured.length) {
-      replace(body, empty("No labelled answer yet", `${count(told.variants.reduce((sum, one) => sum + one.exposures.total, 0))} captured requests, none with a label. Report what was true by inference id:`, `understudy labels import ${endpoint} labels.csv --id-column id --label-column label`));
+      replace(body, empty("No labelled answer yet", `${sum(told, "total")} captured requests, ${sum(told, "labelled")} with a label, ${sum(told, "unread")} whose prediction can't be read: say where it is. Labels are reported by inference id:`, `understudy labels import ${endpoint} labels.csv --id-column id --label-column label`));
       return;
     }
     const names = [...new Set(measured.flatMap((one) => Object.keys(one.metrics)))];
