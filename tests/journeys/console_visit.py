@@ -19,7 +19,7 @@ from understudy.sdk.servers import read_server
 
 HERE = Path(__file__).parent
 AXE = HERE / "vendor" / "axe-4.14.1.min.js"
-PATIENCE_S = 15.0
+PATIENCE_S = 30.0
 
 
 class Visitor:
@@ -168,6 +168,7 @@ def faults_of_pages(
     for place in places:
         page = visitor.open(place)
         if place.startswith("endpoints") and "/update" not in place:
+            page.locator("figure").first.scroll_into_view_if_needed()
             page.locator("figure canvas").first.wait_for()
         page.evaluate(AXE.read_text(encoding="utf-8"))
         # In the dark only colours differ.

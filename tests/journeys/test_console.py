@@ -144,6 +144,7 @@ def test_weights_by_typing_dragging_and_keys(visit: Visitor, stage: Any) -> None
 def test_endpoint_charts_numbers_events_and_logs(visit: Visitor, stage: Any) -> None:
     page = visit.open("endpoints/ab?range=15m")
     chart = page.locator("figure.chart").filter(has_text="ModelLatency")
+    chart.scroll_into_view_if_needed()
     chart.locator("canvas").wait_for()
     chart.get_by_text("Numbers").click()
     until(lambda: "ms" in chart.locator("tbody").inner_text())

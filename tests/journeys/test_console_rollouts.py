@@ -103,6 +103,7 @@ def test_a_canary_is_watched_and_called_back(visit: Any, stage: Any) -> None:
     assert "20 %" in current.inner_text() and "under way" in current.inner_text()
     assert re.search(r"new roll-back 20 %.*old roll-config 80 %", card.locator(".fleets").inner_text(), re.S)
     card.get_by_text("left of 20 min").wait_for()
+    card.locator("figure.chart").last.scroll_into_view_if_needed()
     until(lambda: card.locator("figure canvas").count() == 3)
     page.goto(f"{visit.server.url}/console/")
     row = page.get_by_role("listitem").filter(has_text="roll-config → roll-back")
@@ -245,10 +246,12 @@ def test_a_broken_variant_is_found_measured_and_left(visit: Any, stage: Any) -> 
     assert not re.search(r"\bp\s*[=<]|p-value", page.locator("main").inner_text())
     # The ribbon: its numbers are there as a table.
     chart = page.locator("figure.chart").filter(has_text="error_rate: ratio")
+    chart.scroll_into_view_if_needed()
     chart.locator("canvas").wait_for()
     chart.get_by_text("Numbers").click()
     until(lambda: re.search(r"× \d", chart.locator("tbody").inner_text()))
     weighed = page.locator("figure.chart").filter(has_text="line of promotion")
+    weighed.scroll_into_view_if_needed()
     weighed.get_by_text("Numbers").click()
     until(lambda: weighed.locator("tbody tr").count() >= 2)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from bench.rollout_world import (
+    RawLoad,
     Served,
     at_rest,
     blue_green,
@@ -128,5 +129,32 @@ def test_a_server_that_ends_within_a_bake_goes_on_with_it(
         kinds = [one["kind"] for one in served.events()]
         assert kinds.count("BakingStarted") == kinds.count("TrafficShifting") == 2
         until(lambda: served.leftovers().get("worker") == 2, "two instances again")
+    finally:
+        served.stop()
+
+
+@pytest.mark.parametrize(
+    "failpoint", ["", "RollbackBatchStarted/before-intent", "TrafficReturning/mid-effect"]
+)
+def test_a_rolling_update_gives_back_by_batches_what_it_had_taken(tmp_path: Path, failpoint: str) -> None:
+    one = {"Type": "INSTANCE_COUNT", "Value": 1}
+    deployment = rolling(60, 25)
+    deployment["RollingUpdatePolicy"]["RollbackMaximumBatchSize"] = one
+    served = Served(tmp_path, environments=ENVIRONMENTS, instances=4, failpoint=failpoint)
+    try:
+        with RawLoad(served.port) as load:
+            served.sagemaker.update_endpoint(
+                EndpointName="e", EndpointConfigName="v2", DeploymentConfig=deployment
+            )
+            until(lambda: [e["kind"] for e in served.events()].count("BakingStarted") == 2, "the second bake")
+            served.roll_back()
+            found = at_rest(served.sagemaker)
+        assert load.failures == []
+        assert (found["EndpointStatus"], found["EndpointConfigName"]) == ("InService", "v1")
+        kinds = [e["kind"] for e in served.events()]
+        assert kinds.count("RollbackBatchStarted") == kinds.count("TrafficReturning") == 1
+        if failpoint:
+            assert failpoint in (served.data_dir / "run" / "failpoints.json").read_text()
+        until(lambda: served.leftovers().get("worker") == 4, "four instances again")
     finally:
         served.stop()
