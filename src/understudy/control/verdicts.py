@@ -275,7 +275,9 @@ def evidence_data(pair: Pair, verdict: Verdict, at_s: int) -> list[Datum]:
         ("NonInferiorityEvidenceLog10", verdict.noninferiority_log10),
         ("PromoteEvidenceLog10", verdict.promote_log10),
     )
-    told = [(name, value, dimensions) for name, value in values for dimensions in (plain, of_config)]
+    told: list[tuple[str, float, tuple[tuple[str, str], ...]]] = [
+        (name, value, dimensions) for name, value in values for dimensions in (plain, of_config)
+    ]
     for row in verdict.evidence:
         of_metric = (*of_config, ("Metric", row["metric"]))
         low, high = row["interval"] or (None, None)
