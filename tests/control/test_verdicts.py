@@ -175,6 +175,21 @@ def test_evidence_of_harm_never_falls() -> None:
     assert len(world.metric("PromoteEvidenceLog10", "green")) == len(harm)
 
 
+def test_effects_are_published_with_their_intervals() -> None:
+    world = World()
+    stage = canary(world)
+    for _ in range(60):
+        world.second(stage, CANARY, 10, (0.01, 0.3))
+    told = {
+        name: world.metric(name, "green", Metric="error_rate")
+        for name in ("Effect", "EffectLow", "EffectHigh")
+    }
+    (row,) = (one for one in world.verdict()["evidence"] if one["metric"] == "error_rate")
+    assert told["Effect"][-1] == row["effect"]
+    assert [told["EffectLow"][-1], told["EffectHigh"][-1]] == row["interval"]
+    assert len(told["EffectLow"]) <= len(world.metric("HarmEvidenceLog10"))
+
+
 def test_what_a_verdict_was_decided_from_decides_it_again() -> None:
     world = World()
     stage = canary(world)

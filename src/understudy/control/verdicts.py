@@ -264,7 +264,10 @@ class VerdictLoop:
 
 
 def evidence_data(pair: Pair, verdict: Verdict, at_s: int) -> list[Datum]:
-    """Render a verdict's evidence as metrics of the treatment, with and without its configuration."""
+    """Render a verdict's evidence as metrics of the treatment, with and without its configuration.
+
+    Effects and their intervals are told by metric (dimension ``Metric``), where there is something to tell.
+    """
     plain = (("EndpointName", pair.endpoint), ("VariantName", pair.treatment.variant))
     of_config = (("EndpointConfigName", pair.treatment.config_name), *plain)
     values = (
@@ -272,8 +275,15 @@ def evidence_data(pair: Pair, verdict: Verdict, at_s: int) -> list[Datum]:
         ("NonInferiorityEvidenceLog10", verdict.noninferiority_log10),
         ("PromoteEvidenceLog10", verdict.promote_log10),
     )
+    told: list[tuple[str, float, tuple[tuple[str, str], ...]]] = [
+        (name, value, dimensions) for name, value in values for dimensions in (plain, of_config)
+    ]
+    for row in verdict.evidence:
+        of_metric = (*of_config, ("Metric", row["metric"]))
+        low, high = row["interval"] or (None, None)
+        effects = (("Effect", row["effect"]), ("EffectLow", low), ("EffectHigh", high))
+        told += [(name, value, of_metric) for name, value in effects if value is not None]
     return [
         Datum(SeriesKey(NAMESPACE, name, tuple(sorted(dimensions))), at_s, "None", Summary.of([value]))
-        for name, value in values
-        for dimensions in (plain, of_config)
+        for name, value, dimensions in told
     ]
