@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from bench import copying, modes
+from bench import copying, modes, sick_shadows
 from bench.measuring import WrongAnswer
 from bench.modes import Bench, Row
 
@@ -25,6 +25,7 @@ MODES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "shadow": copying.shadow,
     "capture": copying.capture,
     "together": copying.together,
+    "sick": sick_shadows.sick,
 }
 
 

@@ -16,6 +16,7 @@ from understudy.capture.reader import parse_line
 from understudy.capture.records import (
     PIECE_BYTES,
     CaptureRecord,
+    _render_large,
     encoding_of,
     moment_of,
     render_line,
@@ -135,3 +136,28 @@ def test_texts_cannot_pretend_to_be_the_datas_place(make_record: Callable[..., C
 def test_half_surrogates_in_headers_stop_nothing(make_record: Callable[..., CaptureRecord]) -> None:
     line = json.loads(render_line(make_record(custom_attributes="a\udc80b")))
     assert line["eventMetadata"]["customAttributes"] == ["a\\udc80b"]
+
+
+@given(
+    content_type=st.sampled_from(
+        ["text/csv", "text/csv; charset=x", "application/json", "a/b", '"\u2028', "\udc80/x"]
+    ),
+    input_body=st.none() | st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode()),
+    output_body=st.none() | st.binary(max_size=60) | st.sampled_from([b"0.5", '\x85"\\"'.encode()]),
+    inference_id=st.none() | st.sampled_from(["", "57", "a\u2029b", "\udcff"]),
+    attributes=st.none() | st.sampled_from(["", "a=1", 'b="\\"']),
+    at_s=st.floats(0, 4e9),
+)
+def test_small_records_are_rendered_as_large_ones_to_the_byte(
+    content_type: str,
+    input_body: bytes | None,
+    output_body: bytes | None,
+    inference_id: str | None,
+    attributes: str | None,
+    at_s: float,
+) -> None:
+    record = CaptureRecord(
+        "s3://b/p", "e", "v", "1-2", inference_id, attributes, at_s,
+        content_type, input_body, "text/csv", output_body, ("text/csv",), ("application/json",),
+    )  # fmt: skip
+    assert render_line(record) == b"".join(_render_large(record))

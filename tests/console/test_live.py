@@ -89,6 +89,63 @@ def test_many_watch_one_sampler(scene: Any) -> None:
     asyncio.run(story())
 
 
+def test_who_comes_later_gets_no_old_picture(scene: Any) -> None:
+    names = ["old"]
+
+    async def first_of(live: Live) -> Any:
+        events = live.watch(None)
+        async for data in events:
+            if data.startswith(b"data:"):
+                await events.aclose()  # type: ignore[attr-defined]
+                return [one["name"] for one in event_of(data)["endpoints"]]
+        raise AssertionError("the stream ended")
+
+    async def story() -> None:
+        live = Live(
+            dict,
+            lambda: {"endpoints": [{"name": name, "variants": []} for name in names]},
+            scene.clock,
+            scene.threads,
+            lambda: False,
+        )
+        assert await first_of(live) == ["old"]
+        await asyncio.sleep(0.15)  # nobody watches any more
+        names[:] = ["new"]
+        for _ in range(3):
+            assert await first_of(live) == ["new"]
+            await asyncio.sleep(0.15)
+
+    asyncio.run(asyncio.wait_for(story(), 20.0))
+
+
+def test_sampling_goes_on_after_a_failure(scene: Any, caplog: pytest.LogCaptureFixture) -> None:
+    answers = [OSError("the disk is full"), {"endpoints": []}]
+
+    def describe() -> dict[str, Any]:
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, OSError):
+            raise answer
+        return dict(answer)
+
+    async def story() -> None:
+        live = Live(dict, describe, scene.clock, scene.threads, lambda: False)
+        assert [data async for data in live.watch(None) if data.startswith(b"data:")] == []
+        events = live.watch(None)
+        assert any([data.startswith(b"data:") async for data in _first(events, 3)])
+
+    asyncio.run(asyncio.wait_for(story(), 20.0))
+    assert "can't be sampled" in caplog.text
+
+
+async def _first(events: Any, count: int) -> Any:
+    async for data in events:
+        yield data
+        count -= 1
+        if not count:
+            await events.aclose()
+            return
+
+
 def test_streams_end_with_the_server(scene: Any) -> None:
     stopping = False
 

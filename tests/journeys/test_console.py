@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.journey, pytest.mark.timeout(300)]
 
 HERE = Path(__file__).parent
 AXE = HERE / "vendor" / "axe-4.14.1.min.js"
-PATIENCE_S = 60.0
+PATIENCE_S = 30.0
 
 
 def load(name: str) -> Any:
@@ -237,6 +237,7 @@ def test_weights_by_typing_dragging_and_keys(visit: Visitor, stage: Any) -> None
 def test_endpoint_charts_numbers_events_and_logs(visit: Visitor, stage: Any) -> None:
     page = visit.open("endpoints/ab?range=15m")
     chart = page.locator("figure.chart").filter(has_text="ModelLatency")
+    chart.scroll_into_view_if_needed()
     chart.locator("canvas").wait_for()
     chart.get_by_text("Numbers").click()
     until(lambda: "ms" in chart.locator("tbody").inner_text())
@@ -666,6 +667,7 @@ def test_pages_are_accessible(
     for place in PLACES:
         page = visitor.open(place)
         if place.startswith("endpoints"):
+            page.locator("figure").first.scroll_into_view_if_needed()
             page.locator("figure canvas").first.wait_for()
         page.evaluate(AXE.read_text(encoding="utf-8"))
         # In the dark only colours differ.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -23,6 +24,8 @@ from understudy.control.totals import VariantTotals
 from understudy.core.metrics import Summary, value_of
 from understudy.core.ports import Clock
 from understudy.core.statistics import statistic
+
+log = logging.getLogger(__name__)
 
 SAMPLE_S = 1.0
 WINDOW_S = 5.0
@@ -81,11 +84,14 @@ class Live:
         self._viewers += 1
         if self._sampling is None or self._sampling.done():
             self._sampling = asyncio.create_task(self._sample_on())
-        seen = 0
+        seen = self._number
         try:
             yield b"retry: %d\n\n" % RETRY_MS
-            if self._picture is not None and self._past:
-                seen = self._number
+            if (
+                self._picture is not None
+                and self._past
+                and time.monotonic() - self._past[-1][0] < 2 * SAMPLE_S
+            ):
                 yield self._event(endpoint)
             while not self._stopping():
                 await self._wait(seen)
@@ -93,6 +99,8 @@ class Live:
                     yield b": waiting\n\n"
                     continue
                 seen = self._number
+                if self._picture is None:
+                    return  # sampling ended: the browser connects again
                 yield self._event(endpoint)
         finally:
             self._viewers -= 1
@@ -107,15 +115,21 @@ class Live:
     async def _sample_on(self) -> None:
         """Sample while anybody watches."""
         loop = asyncio.get_running_loop()
-        while self._viewers > 0 and not self._stopping():
-            picture = await loop.run_in_executor(self._threads, self._sample)
-            async with self._changed:
-                self._picture = picture
+        try:
+            while self._viewers > 0 and not self._stopping():
+                self._picture = await loop.run_in_executor(self._threads, self._sample)
                 self._number += 1
                 self._encoded.clear()
-                self._changed.notify_all()
-            await asyncio.sleep(SAMPLE_S)
-        self._past.clear()
+                async with self._changed:
+                    self._changed.notify_all()
+                await asyncio.sleep(SAMPLE_S)
+        except Exception:
+            # Viewers wait and come again, which starts the next try.
+            log.exception("console: live values can't be sampled")
+        finally:
+            self._past.clear()
+            self._number += 1  # an old picture is news to nobody
+            self._picture = None
 
     def _sample(self) -> dict[str, Any]:
         """Look once; runs in a thread, never twice at a time."""

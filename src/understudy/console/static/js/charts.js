@@ -91,29 +91,32 @@ export function board(endpoint, charts, window) {
   const said = h("div");
   const parameters = (start, end) => ({ MetricDataQueries: lines.map((line, at) => query(endpoint, line, `m${at}`, window.period)), StartTime: start, EndTime: end });
   const shown = snippet([["cloudwatch", "GetMetricData", parameters(...edges(window))]], { title: "These numbers from a program" });
-  const known = lines.map(() => new Map());
-  let readUntil = 0;
+  // Only charts that are looked at are read, one call for all that need the same periods.
+  const looked = new Set();
+  for (const one of figures) Object.assign(one, { known: one.lines.map(() => new Map()), readUntil: 0 });
+  const looking = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      const one = figures.find((each) => each.node === entry.target);
+      if (entry.isIntersecting) looked.add(one);
+      else looked.delete(one);
+    }
+    if ([...looked].some((one) => !one.readUntil)) read();
+  }, { rootMargin: "200px" });
 
   async function read() {
     const [start, end] = edges(window);
-    const from = readUntil ? Math.max(start, readUntil - AGAIN * window.period) : start;
-    if (end - from < 1) return;
+    const groups = new Map();
+    for (const one of looked) {
+      const from = one.readUntil ? Math.max(start, one.readUntil - AGAIN * window.period) : start;
+      if (end - from < 1) continue;
+      one.readUntil = end;
+      groups.set(from, [...(groups.get(from) ?? []), one]);
+    }
     try {
-      for (let first = 0; first < lines.length; first += QUERIES) {
-        const asked = lines.slice(first, first + QUERIES).map((line, at) => query(endpoint, line, `m${first + at}`, window.period));
-        let token;
-        do {
-          const told = await call("cloudwatch", "GetMetricData", { MetricDataQueries: asked, StartTime: from, EndTime: end, ScanBy: "TimestampAscending", NextToken: token });
-          for (const one of told.MetricDataResults) {
-            const values = known[Number(one.Id.slice(1))];
-            one.Timestamps.forEach((at, index) => values.set(at, one.Values[index]));
-          }
-          token = told.NextToken;
-        } while (token);
-      }
-      readUntil = end;
+      await Promise.all([...groups].map(([from, members]) => readFrom(from, end, members)));
       replace(said);
     } catch (error) {
+      for (const members of groups.values()) for (const one of members) one.readUntil = 0;
       replace(said, notice("bad", error.message));
       return;
     }
@@ -121,19 +124,38 @@ export function board(endpoint, charts, window) {
     for (let at = start; at < end; at += window.period) times.push(at);
     // What the newest period holds is not all yet.
     if (window.follow && times.length > 1) times.pop();
-    for (const values of known) for (const at of values.keys()) if (at < start) values.delete(at);
-    let place = 0;
-    for (const one of figures) {
-      one.draw(times, one.lines.map((line) => {
-        const values = known[place++];
+    for (const one of [...groups.values()].flat())
+      one.draw(times, one.lines.map((line, at) => {
+        const values = one.known[at];
+        for (const old of values.keys()) if (old < start) values.delete(old);
         const per = line.per ? window.period / server.session.time_scale : 1; // per second of the wall
-        return times.map((at) => values.has(at) ? values.get(at) / per : line.zero ? 0 : null);
+        return times.map((time) => values.has(time) ? values.get(time) / per : line.zero ? 0 : null);
       }));
+  }
+
+  async function readFrom(from, end, members) {
+    const wanted = members.flatMap((one) => one.lines.map((line, at) => ({ line, values: one.known[at] })));
+    for (let first = 0; first < wanted.length; first += QUERIES) {
+      const asked = wanted.slice(first, first + QUERIES).map(({ line }, at) => query(endpoint, line, `m${first + at}`, window.period));
+      let token;
+      do {
+        const told = await call("cloudwatch", "GetMetricData", { MetricDataQueries: asked, StartTime: from, EndTime: end, ScanBy: "TimestampAscending", NextToken: token });
+        for (const one of told.MetricDataResults) {
+          const { values } = wanted[Number(one.Id.slice(1))];
+          one.Timestamps.forEach((at, index) => values.set(at, one.Values[index]));
+        }
+        token = told.NextToken;
+      } while (token);
     }
   }
 
   const node = h("div", {}, said, h("div.charts", {}, figures.map((one) => one.node)), h("details", {}, h("summary", {}, "The same numbers by boto3 or the AWS CLI"), shown.node));
-  return { node, read, end: () => figures.forEach((one) => one.end()) };
+  for (const one of figures) looking.observe(one.node);
+  const end = () => {
+    looking.disconnect();
+    figures.forEach((one) => one.end());
+  };
+  return { node, read, end };
 }
 
 const hour = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });

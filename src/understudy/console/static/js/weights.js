@@ -113,9 +113,10 @@ export function weightEditor(endpoint, variants, done) {
   }
   show();
 
-  return h("section.card", { "aria-labelledby": "weights-title", id: "weights" }, h("h2", { id: "weights-title" }, "Weights and instances"),
+  const node = h("section.card", { "aria-labelledby": "weights-title", id: "weights" }, h("h2", { id: "weights-title" }, "Weights and instances"),
     production.length > 1 && bar,
     h("div.scroll", { tabindex: 0, role: "region", "aria-label": "Weights of variants" }, h("table.weights-table", {}, h("thead", {}, h("tr", {}, ["Variant", "Weight", "Share", "Instances"].map((one) => h("th", { scope: "col" }, one)))),
       h("tbody", {}, all.map((one, at) => h("tr", {}, h("th", { scope: "row" }, h("label", { for: `weight-${one.name}` }, h("i.dot", { style: { background: one.colour } }), one.name, one.shadow && " (shadow)")), h("td", {}, fields[at]), h("td", {}, shares[at]), h("td", {}, counts[at])))))),
     preview.node, said, h("div.row", {}, h("span.grow"), reset, apply));
+  return { node, edited: () => all.some(differs) };
 }

@@ -3,7 +3,7 @@
 import { append, h, replace, setText } from "../dom.js";
 import { RANGES, board, lastWindow } from "../charts.js";
 import { count, latency, number, percent, time } from "../format.js";
-import { card, changing, chip, colour, confirmCalls, empty, heading, modelLink, refusal, segmented, table, testLink, tile } from "../parts.js";
+import { card, changing, chip, colour, confirmCalls, empty, heading, modelLink, notice, refusal, segmented, table, testLink, tile } from "../parts.js";
 import { chartsOf } from "../metrics.js";
 import { call, every, get, server, watch } from "../server.js";
 import { logTail } from "../logs.js";
@@ -45,12 +45,14 @@ export async function page({ path: [name], query, go }) {
     attention, rollout,
     h("div.tiles", {}, Object.values(tiles).map((one) => one.node)));
 
+  const again = () => go(location.pathname + location.search, { instead: true });
+  const editor = weightEditor(name, variants, again);
   if (variants.length) {
     append(node, [
       card("Variants", h("div.scroll", { tabindex: 0, role: "region", "aria-label": "Variants" }, h("table", {},
         h("thead", {}, h("tr", {}, ["Variant", "Share", "Instances", "Requests/s", "p50", "p90", "p99", "4XX", "5XX"].map((one, at) => h(at > 2 ? "th.number" : "th", { scope: "col" }, one)))),
         h("tbody", {}, [...rows.values()].map((one) => one.node))))),
-      weightEditor(name, variants, () => go(location.pathname + location.search, { instead: true })),
+      editor.node,
       h("section.card", { "aria-label": "Metrics" }, h("div.row", {}, h("h2", {}, "Metrics"), h("span.grow"),
         segmented("Range of time", RANGES.map(([value, text]) => [value, text]), range, (value) => `${here}?range=${value}`)), charts.node),
     ]);
@@ -77,26 +79,36 @@ export async function page({ path: [name], query, go }) {
   readEvents();
   ends.push(every(10, readEvents));
 
-  let shape = JSON.stringify([state?.status, variants.map((one) => [one.name, one.weight, one.desired_instances])]);
+  const shapeOf = (endpoint) => JSON.stringify((endpoint?.variants ?? []).map((one) => [one.name, one.desired_weight, one.desired_instances]));
+  let shape = shapeOf(state);
+  let absent = 0;
+  let status_ = described.EndpointStatus;
   let changing_ = described.EndpointStatus !== "InService";
-  const follow = async () => {
-    if (!changing_) return;
+  const follow = async (last = false) => {
+    if (!changing_ && !last) return;
     const now = await call("sagemaker", "DescribeEndpoint", { EndpointName: name }).catch(() => described);
     replace(statusChip, chip(now.EndpointStatus));
     replace(rollout, pending(now));
   };
   replace(rollout, pending(described));
-  ends.push(every(1, follow));
+  ends.push(every(1, () => follow()));
 
   ends.push(watch(name, (picture) => {
     const now = picture.endpoints[0];
-    if (!now) return go("/console/", { instead: true }); // it was deleted
+    absent = now ? 0 : absent + 1;
+    if (!now) return absent > 1 && go("/console/", { instead: true }); // it was deleted
     changing_ = now.status !== "InService" && now.status !== "Deleting";
-    const shapeNow = JSON.stringify([now.status, now.variants.map((one) => [one.name, one.weight, one.desired_instances])]);
-    if (shapeNow !== shape) {
-      shape = shapeNow;
-      go(location.pathname + location.search, { instead: true });
-      return;
+    if (shapeOf(now) !== shape) {
+      shape = shapeOf(now);
+      // What somebody is typing is not thrown away.
+      if (editor.edited() || document.querySelector("dialog[open]"))
+        replace(rollout, notice("warn", "The endpoint was changed meanwhile. ", h("button", { type: "button", onclick: again }, "Show it as it is now")));
+      else return again();
+    }
+    if (now.status !== status_) {
+      status_ = now.status;
+      replace(statusChip, chip(status_));
+      if (status_ === "InService") follow(true);
     }
     now.variants.forEach((one) => rows.get(one.name)?.update(one));
     tell(now);
