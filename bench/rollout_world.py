@@ -142,6 +142,7 @@ class RawLoad:
     Attributes:
         seen: (variant, stamp) of each answer.
         failures: Whatever was not 200, and connections that broke.
+        sent: When each answered request was sent, and what came back.
     """
 
     def __init__(
@@ -151,6 +152,7 @@ class RawLoad:
         self.failures: list[str] = []
         self.answers: list[tuple[float, str, str]] = []
         self.latencies_s: list[tuple[float, float]] = []
+        self.sent: list[tuple[float, str]] = []
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._request = (
@@ -185,6 +187,7 @@ class RawLoad:
             variant = headers.get("x-amzn-invoked-production-variant", "")
             with self._lock:
                 self.latencies_s.append((now_s, now_s - began_s))
+                self.sent.append((began_s, body))
                 if status == 200:
                     self.seen[variant, body] += 1
                     self.answers.append((now_s, variant, body))

@@ -121,12 +121,9 @@ def _one(served: Served, wish: str, policy: str) -> dict[str, Any]:
         )
         found = at_rest(served.sagemaker)
     rolled_back = found["EndpointConfigName"] == before
-    # Between its first answer and its last, both left out: how much of it all was the new version's?
-    told = sorted(
-        [(at_s, body == to) for at_s, _, body in load.answers]
-        + [(float(one.split()[0]), "this version is bad" in one) for one in load.failures]
-    )
-    mine = [number for number, (_, is_green) in enumerate(told) if is_green]
+    # Between the first and the last that were sent to it, both left out: how much of it all was its share?
+    told = [body == to or "this version is bad" in body for _, body in sorted(load.sent)]
+    mine = [number for number, is_green in enumerate(told) if is_green]
     bad = wish != "good"
     inner = len(mine) > 2 and bad
     unexpected = [one for one in load.failures if not (wish == "bad" and " 424 " in one)]
