@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from understudy.capture.assignments import AssignmentCollector
+from understudy.capture.batches import read_records
 from understudy.core.assignment import Assignment, choose_for_unit
 from understudy.core.routing import EndpointRoute, GreenRoute, VariantRoute, weighted_variants
 from understudy.core.stages import Source, counts_of
@@ -227,8 +228,8 @@ def test_an_event_id_is_that_of_the_captured_record(logging_rig: Any, tmp_path: 
     while not (captured := [p for p in (tmp_path / "spool").glob("*.spool") if p.stat().st_size]):
         assert time.monotonic() < deadline_s
         time.sleep(0.02)
-    line = captured[0].read_bytes()
-    event = json.loads(line[line.index(b'{"captureData"') :])
+    [(_, some, _)] = read_records(captured[0].read_bytes())
+    event = json.loads(some.lines[0])
     assert logged.event_id == event["eventMetadata"]["eventId"]
 
 
