@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -292,7 +293,7 @@ def test_another_policy_is_asked_set_and_promotes(visit: Any, stage: Any) -> Non
     page = visit.open("ab/even")
     page.locator(".decision", has_text="HOLD").wait_for()
     policy = page.locator("#policy")
-    policy.get_by_text("experiment/default").wait_for()
+    policy.get_by_text("experiment/default", exact=True).wait_for()
     policy.get_by_text("Another policy").click()
     policy.get_by_label("Policy as JSON").fill("{")
     policy.get_by_text("This is no JSON yet.").wait_for()
@@ -378,8 +379,17 @@ def test_hostile_alarms_findings_and_verdicts_are_text(visit: Any, stage: Any) -
             }
         ],
     }
-    answers = {"answers": [{"status": 200, "told": report}]}
-    page.route("**/console/api/answers*", lambda route: route.fulfill(json=answers))
+    told = call_server(read_server(visit.server.data_dir), "GET", endpoint_path("even", "verdict"))
+
+    def answer(route: Any) -> None:
+        """Each path its own lie; qualities are refused."""
+        paths = parse_qs(urlsplit(route.request.url).query)["paths"][0].split("\n")
+        refused = {"__type": HOSTILE[0], "message": HOSTILE[1]}
+        kinds = {"guardrails": (200, report), "quality": (400, refused), "verdict": (200, told)}
+        found = [kinds[path.partition("?")[0].rpartition("/")[2]] for path in paths]
+        route.fulfill(json={"answers": [{"status": status, "told": one} for status, one in found]})
+
+    page.route("**/console/api/answers*", answer)
     visit.open("alarms")
     assert page.get_by_role("region", name="Alarms").locator("tbody tr").count() == 300
     page.get_by_role("article").first.wait_for()
@@ -388,13 +398,11 @@ def test_hostile_alarms_findings_and_verdicts_are_text(visit: Any, stage: Any) -
     assert page.get_by_role("region", name="History").locator("tbody tr").count() == 300
     visits.unharmed(visit)
 
-    told = call_server(read_server(visit.server.data_dir), "GET", endpoint_path("even", "verdict"))
     told |= {"verdict": HOSTILE[0], "reason": HOSTILE[1], "policy": HOSTILE[2], "replay": HOSTILE[3]}
     told["would_change"] = {text: text for text in HOSTILE if text != "__proto__"}
     told["evidence"] = [{**told["evidence"][0], "metric": text} for text in HOSTILE[:20]]
     for which in ("control", "treatment"):
         told[which] = {"variant": HOSTILE[4], "config": HOSTILE[5], "fleet": HOSTILE[6]}
-    answers["answers"] = [{"status": 200, "told": told}]
     visit.open("ab/even")
     page.get_by_text(HOSTILE[1], exact=True).first.wait_for()
     visits.unharmed(visit)
