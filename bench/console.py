@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[1]
 VARIANTS = [f"v{number}" for number in range(10)]
 DAY_S = 86_400
 VIEWERS = 50
-ROUNDS = 10
+ROUNDS = 3
 SHOWN = 4  # charts that are on the screen and read at once; those below follow the eye
 INVOKE_S = 4.0
 
@@ -172,7 +172,7 @@ def pages(browser: Any, server: Server) -> dict[str, float]:
         context.close()
     told = {name: statistics.median(values) for name, values in found.items()}
     # One viewer looks for a while: its samples, charts, events and logs.
-    context = browser.new_context(storage_state=state)
+    context = browser.new_context(storage_state=state, viewport={"width": 1280, "height": 2600})
     page = context.new_page()
     page.goto(f"{server.endpoint_url}/console/endpoints/ten?range=24h")
     page.locator("figure canvas").nth(SHOWN - 1).wait_for()

@@ -32,25 +32,41 @@ from bench.environments import OWN_CODE
 
 ROLE = "arn:aws:iam::123456789012:role/understudy"
 INFERENCE = """\
-import os
+import os, time
 def model_fn(model_dir):
-    return open(os.path.join(model_dir, "stamp.txt")).read().strip()
+    stamp = open(os.path.join(model_dir, "stamp.txt")).read().strip()
+    gate = os.path.join(model_dir, "gate.txt")
+    if stamp.startswith("crash") or (os.path.exists(gate) and os.path.exists(open(gate).read())):
+        raise RuntimeError("this version can't be loaded")
+    return stamp
 def input_fn(body, content_type):
     return body
 def predict_fn(body, stamp):
     if stamp.startswith("bad"):
         raise ValueError("this version is bad")
+    if stamp.startswith("slow"):
+        time.sleep(0.6)
     return stamp
 def output_fn(stamp, accept):
     return stamp, "text/plain"
 """
 
 
-def stamp_model(client: Callable[..., Any], stamp: str) -> None:
-    """Make a model that answers ``stamp``; one whose stamp begins with "bad" fails every request."""
+def stamp_model(client: Callable[..., Any], stamp: str, *, gate: Path | None = None) -> None:
+    """Make a model that answers ``stamp``.
+
+    One whose stamp begins with "bad" fails every request, with "slow" takes its time, with "crash" can't be
+    loaded.
+
+    Args:
+        gate: The model can't be loaded while this file exists.
+    """
+    files = {"stamp.txt": stamp, "code/inference.py": INFERENCE}
+    if gate is not None:
+        files["gate.txt"] = str(gate)
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
-        for name, text in (("stamp.txt", stamp), ("code/inference.py", INFERENCE)):
+        for name, text in files.items():
             info = tarfile.TarInfo(name)
             info.size = len(text)
             tar.addfile(info, io.BytesIO(text.encode()))
@@ -330,6 +346,12 @@ class Served:
 
     def events(self) -> list[dict[str, Any]]:
         """The audit trail since the newest UpdateRequested."""
+        found = self.all_events()
+        at = max((n for n, one in enumerate(found) if one["kind"] == "UpdateRequested"), default=0)
+        return found[at:]
+
+    def all_events(self) -> list[dict[str, Any]]:
+        """The whole audit trail."""
         url = f"{self.url}/understudy/v1/endpoints/e/events"
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         found: list[dict[str, Any]] = []
@@ -339,9 +361,11 @@ class Served:
                 page = json.load(response)["events"]
             found += page
             if len(page) < 1000:
-                break
-        at = max((n for n, one in enumerate(found) if one["kind"] == "UpdateRequested"), default=0)
-        return found[at:]
+                return found
+
+    def bakes(self) -> int:
+        """How many bakes of the newest update have begun."""
+        return sum(one["kind"] == "BakingStarted" for one in self.events())
 
     def roll_back(self) -> None:
         """Call the update back."""
@@ -361,14 +385,16 @@ class Served:
 
 
 LEGAL_STATUSES = {
-    "InService": {"Updating", "RollingBack"},
-    "Updating": {"RollingBack", "InService"},
-    "RollingBack": {"InService"},
+    "InService": {"Updating"},
+    "Updating": {"InService"},
 }
 
 
-def update_and_judge(served: Served, deployment: dict[str, Any], *, back: bool) -> dict[str, Any]:
+def update_and_judge(served: Served, deployment: dict[str, Any], *, back: int) -> dict[str, Any]:
     """Update ``e`` to the other of v1 and v2 under load, call it back in a bake if so wished, and judge all.
+
+    Args:
+        back: In which bake it is called back; 0: in none.
 
     Raises:
         AssertionError: something that must hold did not.
@@ -388,8 +414,7 @@ def update_and_judge(served: Served, deployment: dict[str, Any], *, back: bool) 
                 found = served.sagemaker.describe_endpoint(EndpointName="e")
                 if found["EndpointStatus"] != statuses[-1]:
                     statuses.append(found["EndpointStatus"])
-                told = json.dumps(found.get("PendingDeploymentSummary", {}), default=str)
-                if back and not asked_back and "Baking" in told:
+                if back and not asked_back and served.bakes() >= back:
                     served.roll_back()
                     asked_back = True
                 if found["EndpointStatus"] == "InService" and _is_over(served):
@@ -405,7 +430,7 @@ def update_and_judge(served: Served, deployment: dict[str, Any], *, back: bool) 
         assert after in LEGAL_STATUSES[one], statuses
     expected = old if asked_back else new
     assert found["EndpointConfigName"] == expected, (found, events)
-    assert ("FailureReason" in found) == asked_back
+    assert ("FailureReason" in found) == asked_back == bool(back)
     answers = Counter(_answer(served.port) for _ in range(30))
     assert set(answers) == {expected}, f"mixed at the end: {answers}"
     _judge_bakes(events)

@@ -31,10 +31,9 @@ _BURN = """    def burn():
         while True:
             pass
     threading.Thread(target=burn, daemon=True).start()"""
-_CRASH = "    threading.Timer(1.0, lambda: os._exit(3)).start()"
 SICK = {
     "hangs": ("", "    time.sleep(3600)"),
-    "crashes every second": (_CRASH, '    return "1", "text/csv"'),
+    "crashes at every copy": ("", "    os._exit(3)"),
     "answers 6 MB": ("", '    return "1" * 6_000_000, "text/csv"'),
     "burns a processor": (_BURN, '    return "1", "text/csv"'),
 }

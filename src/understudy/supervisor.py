@@ -132,7 +132,12 @@ def _ensure_credentials(settings: Settings) -> None:
         }
         _write_atomically(path, credentials)
         return
-    stored = json.loads(path.read_text())
+    try:
+        stored = json.loads(path.read_text())
+    except ValueError as error:
+        raise SettingsError(
+            f"{path} is damaged: {error}. Put it back from a backup; or remove it for new keys."
+        ) from error
     if (stored["region"], stored["account_id"]) != (settings.region, settings.account_id):
         raise SettingsError(
             f"{settings.data_dir} speaks for region {stored['region']} and account {stored['account_id']} "
@@ -362,11 +367,19 @@ class _Supervisor:
 
 
 def _write_atomically(path: Path, value: object) -> None:
+    """Write a file that is there whole or not at all, also after a power cut."""
     temporary = path.with_suffix(".tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         json.dump(value, file)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _children_of(parent: int) -> list[int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from understudy.control.failpoints import FAILPOINTS, Failpoints, UnknownFailpoint, arm
-from understudy.core.rollout_terms import EVENTS
+from understudy.core.rollout_terms import EVENTS, ROUTING_EVENTS
 
 CORE = Path(__file__).resolve().parents[2] / "src" / "understudy" / "core"
 
@@ -18,8 +18,10 @@ def test_every_event_of_a_decision_has_its_boundaries() -> None:
     saved = set(re.findall(r'"((?:[A-Z][a-z]+){2,})"', sources))
     assert saved == set(EVENTS)
     for event in EVENTS:
-        for step in ("before-intent", "after-intent", "mid-effect", "after-effect"):
+        for step in ("before-intent", "after-intent", "after-effect"):
             assert f"{event}/{step}" in FAILPOINTS
+        assert (f"{event}/mid-effect" in FAILPOINTS) is (event in ROUTING_EVENTS)
+    assert set(EVENTS) >= ROUTING_EVENTS
     assert len(set(FAILPOINTS)) == len(FAILPOINTS)
 
 

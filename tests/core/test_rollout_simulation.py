@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from understudy.core.alarm_evaluation import AlarmRule, Datapoint, evaluate
 from understudy.core.alarms import AlarmState
 from understudy.core.deployments import ALL_AT_ONCE, CANARY, LINEAR, ROLLING, plan_of, production
 from understudy.core.endpoints import Endpoint, EndpointStatus, Fleet, FleetVariant, PendingUpdate
@@ -30,6 +31,7 @@ from understudy.core.rollout_terms import (
     NEXT_PHASES,
     PREPARING,
     RETURNING,
+    ROUTING_EVENTS,
     SHIFTING,
     AlarmView,
     InstanceView,
@@ -53,12 +55,7 @@ READY, FAILED, STARTING = InstanceStatus.READY, InstanceStatus.FAILED, InstanceS
 STATUSES: dict[EndpointStatus, set[EndpointStatus]] = {
     EndpointStatus.CREATING: {EndpointStatus.IN_SERVICE, EndpointStatus.FAILED},
     EndpointStatus.IN_SERVICE: {EndpointStatus.UPDATING},
-    EndpointStatus.UPDATING: {
-        EndpointStatus.IN_SERVICE,
-        EndpointStatus.ROLLING_BACK,
-        EndpointStatus.UPDATE_ROLLBACK_FAILED,
-    },
-    EndpointStatus.ROLLING_BACK: {EndpointStatus.IN_SERVICE, EndpointStatus.UPDATE_ROLLBACK_FAILED},
+    EndpointStatus.UPDATING: {EndpointStatus.IN_SERVICE, EndpointStatus.UPDATE_ROLLBACK_FAILED},
     EndpointStatus.UPDATE_ROLLBACK_FAILED: {EndpointStatus.UPDATING},
 }  # fmt: skip
 
@@ -100,6 +97,7 @@ class World:
         self.restart_at_s: dict[Slot, float] = {}
         # What the checks remember.
         self.baked: list[float] = []
+        self.rerouted: set[str] = set()
         self.acked_since_s: float | None = None
         fleet = self.fleet(1, self.chance(0.3))
         update = PendingUpdate("create", self.now_s, fleet)
@@ -315,6 +313,10 @@ class World:
                 assert decide(snapshot) == action, "not repeatable"
                 self.check_step(snapshot, action)
                 self.say(f"{action.event} {action.endpoint.status} {phase_of(action.endpoint)}")
+                if route_of(action.endpoint, snapshot.instances) != route_of(
+                    self.endpoint, snapshot.instances
+                ):
+                    self.rerouted.add(action.event)
                 self.put(action.endpoint)
             else:
                 assert isinstance(action, RemoveEndpoint)
@@ -476,7 +478,9 @@ def test_a_life_replays_identically() -> None:
 
 def test_the_lives_see_everything() -> None:
     """A simulation that never meets a rollback proves nothing about it."""
-    told = " ".join(line.split(" ", 1)[1] for seed in range(150) for line in live(seed).trace)
+    lives = [live(seed) for seed in range(150)]
+    assert set().union(*(one.rerouted for one in lives)) == ROUTING_EVENTS
+    told = " ".join(line.split(" ", 1)[1] for one in lives for line in one.trace)
     for event in (
         "TrafficShifted",
         "BakingStarted",
@@ -495,3 +499,94 @@ def test_the_lives_see_everything() -> None:
     ):
         assert event in told, event
     assert {PREPARING, SHIFTING, DRAINING} <= set(told.split())
+
+
+# --- regressions -----------------------------------------------------------------------------------
+
+REGRESSIONS = 500
+REQUESTS_PER_STEP = 10
+ERRORS = AlarmRule("GreaterThanThreshold", 0.05, 60, 1, 1, treat_missing="notBreaching")
+ALARM = "green errors"
+
+
+class Guarded(World):
+    """An update whose alarm is evaluated on the errors of the new version's own requests."""
+
+    def __init__(self, seed: int, error_rate: float) -> None:
+        super().__init__(seed)
+        self.faults = False
+        self.error_rate = error_rate
+        self.errors: dict[int, list[int]] = {}  # by minute: 1 for each request that failed, else 0
+        self.by_green, self.share_of_all, self.requests = 0, 0.0, 0
+
+    def dies(self) -> bool:
+        if not self.chance(0.02):
+            return False
+        self.failures, self.restart_at_s = {}, {}
+        return True
+
+    def serve(self) -> None:
+        """Requests of one step, drawn as routers draw them."""
+        for _ in range(REQUESTS_PER_STEP):
+            route = self.pick(self.routers).route
+            green = None if route is None else route.green
+            if green is None:
+                continue
+            self.requests += 1
+            self.share_of_all += green.share
+            if self.chance(green.share):
+                self.by_green += 1
+                minute_s = int(self.now_s) // 60 * 60
+                self.errors.setdefault(minute_s, []).append(int(self.chance(self.error_rate)))
+
+    def look(self) -> None:
+        """What CloudWatch does every minute, a little after its end."""
+        if int(self.now_s) % 60 != 4:
+            return
+        points = [Datapoint(at_s, sum(ones) / len(ones), len(ones)) for at_s, ones in self.errors.items()]
+        state = evaluate(ERRORS, points, int(self.now_s) // 60 * 60).state
+        self.alarms[ALARM] = self.alarms[ALARM] if state is None else state
+
+    def until_rest(self) -> None:
+        deadline_s = self.now_s + PATIENCE_S
+        while self.endpoint.update is not None or self.endpoint.retiring or not whole(self):
+            self.happen()
+            self.serve()
+            self.look()
+            self.control()
+            assert self.now_s < deadline_s, "it never ends"
+            self.now_s += STEP_S
+
+
+def guarded_update(seed: int, error_rate: float) -> Guarded:
+    """One update under an alarm; ``error_rate`` is the new version's."""
+    world = Guarded(seed, error_rate)
+    world.until_rest()
+    blue = world.endpoint.fleet
+    assert blue is not None
+    several = len(production(blue)) > 1
+    deployment = world.deployment(several)
+    policy = deployment.get("RollingUpdatePolicy") or deployment["BlueGreenUpdatePolicy"]
+    policy.get("TrafficRoutingConfiguration", policy)["WaitIntervalInSeconds"] = 180
+    policy.pop("MaximumExecutionTimeoutInSeconds", None)
+    deployment["AutoRollbackConfiguration"] = {"Alarms": [{"AlarmName": ALARM}]}
+    world.alarms = {ALARM: AlarmState.OK}
+    update = PendingUpdate("update", world.now_s, world.fleet(2, several), deployment, phase_at_s=world.now_s)
+    world.put(replace(world.endpoint, status=EndpointStatus.UPDATING, update=update, next_fleet=3))
+    world.until_rest()
+    world.check_end()
+    return world
+
+
+def test_every_regression_goes_back_and_takes_no_more_than_its_share() -> None:
+    lives = [guarded_update(seed, 0.2) for seed in range(REGRESSIONS)]
+    assert [one.endpoint.config_name for one in lives] == ["c1"] * REGRESSIONS
+    assert all(ALARM in (one.endpoint.failure_reason or "") for one in lives)
+    requests = sum(one.requests for one in lives)
+    assert sum(one.by_green for one in lives) <= sum(one.share_of_all for one in lives) + 0.01 * requests
+
+
+def test_no_good_version_goes_back() -> None:
+    lives = [guarded_update(seed, 0.001) for seed in range(REGRESSIONS)]
+    assert [one.endpoint.config_name for one in lives] == ["c2"] * REGRESSIONS
+    assert not any(one.endpoint.failure_reason for one in lives)

@@ -26,6 +26,8 @@ from understudy.sdk.servers import ServerNotFound, read_server
 ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # bench/ lies beside src/, not in the package
+# Servers and commands that the journeys start run the code beside these tests, whatever else is installed.
+os.environ["PYTHONPATH"] = str(ROOT / "src")
 CHURN = ROOT.parent / "shared" / "data" / "churn"
 PROGRAMS = Path(__file__).parent / "programs"
 # Model environments are built once for all runs of the tests.

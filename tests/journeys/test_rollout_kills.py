@@ -35,14 +35,14 @@ CANARY = blue_green("CANARY", 30, CanarySize=percent(20))
 @pytest.mark.parametrize(
     ("failpoint", "deployment", "back"),
     [
-        ("TrafficShifting/mid-effect:2", CANARY, False),
-        ("TrafficShifted/after-intent", rolling(30), False),
-        ("RollbackStarted/after-intent:2", CANARY, True),
-        ("StartInstance/after-effect", rolling(30), True),
+        ("TrafficShifting/mid-effect:2", CANARY, 0),
+        ("TrafficShifted/after-intent", rolling(30), 0),
+        ("RollbackStarted/after-intent:2", CANARY, 1),
+        ("StartInstance/after-effect", rolling(30), 1),
     ],
 )
 def test_a_killed_controller_goes_on_where_it_was(
-    tmp_path: Path, failpoint: str, deployment: dict[str, Any], back: bool
+    tmp_path: Path, failpoint: str, deployment: dict[str, Any], back: int
 ) -> None:
     served = Served(tmp_path, failpoint=f"{failpoint}", environments=ENVIRONMENTS)
     try:
@@ -63,6 +63,16 @@ def test_an_unknown_failpoint_is_refused(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=60, check=False, env=environment,
     )  # fmt: skip
     assert done.returncode == 1 and "there is no failpoint 'NoSuchThing/before-intent'" in done.stderr
+
+
+def test_damaged_credentials_are_told_in_words(tmp_path: Path) -> None:
+    (tmp_path / "credentials.json").touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "understudy.cli", "serve", "--port", "0", "--data-dir", str(tmp_path)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1 and "credentials.json is damaged" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_routers_and_workers_may_die_during_a_rollout_and_boto3_sees_nothing(tmp_path: Path) -> None:

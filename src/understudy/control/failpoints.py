@@ -6,7 +6,8 @@ refused.  How often each has killed is kept in a file, so that the controllers t
 there again: ``TrafficShifting/mid-effect:2`` dies twice.  Several are separated by commas.
 
 Boundaries of a step that is saved: ``before-intent`` (decided, not stored), ``after-intent`` (stored, nothing
-done), ``mid-effect`` (the routing table is on disk and not sent), ``after-effect`` (sent, not acknowledged).
+done), ``mid-effect`` (the routing table is on disk and not sent; only of steps that change it),
+``after-effect`` (sent, not acknowledged).
 Those of instances have ``before-effect`` and ``after-effect``.
 """
 
@@ -18,15 +19,25 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from understudy.core.rollout_terms import EVENTS
+from understudy.core.rollout_terms import EVENTS, ROUTING_EVENTS
 
 VARIABLE = "UNDERSTUDY_FAILPOINT"
 STEPS = ("before-intent", "after-intent", "mid-effect", "after-effect")
 
 FAILPOINTS: tuple[str, ...] = (
-    *(f"{event}/{step}" for event in EVENTS for step in STEPS),
-    "EndpointDeleted/before-intent",
-    "EndpointDeleted/after-intent",
+    *(
+        f"{event}/{step}"
+        for event in EVENTS
+        for step in STEPS
+        # Where routes stay as they are no table is written: nothing could die in the middle of it.
+        if step != "mid-effect" or event in ROUTING_EVENTS
+    ),
+    # Saved on the way, and not followed by a table.
+    *(
+        f"{event}/{step}"
+        for event in ("EndpointDeleted", "EndpointNotRecovering")
+        for step in ("before-intent", "after-intent")
+    ),
     *(
         f"{what}/{step}"
         for what in ("StartInstance", "StopInstance")

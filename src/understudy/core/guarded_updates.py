@@ -113,9 +113,8 @@ def roll_back(snapshot: RolloutSnapshot, reason: str, detail: dict[str, Any]) ->
     to = {"from": update.fleet.config_name, "to": endpoint.fleet.config_name}
     if update.share <= 0.0:
         return kept_old(snapshot, reason, "UpdateRolledBack", {**to, **detail})
-    going_back = replace(
-        endpoint, status=EndpointStatus.ROLLING_BACK, modified_at_s=snapshot.now_s, update=update
-    )
+    # The status stays Updating, as on AWS: RollingBack is for weights and capacities.
+    going_back = replace(endpoint, modified_at_s=snapshot.now_s)
     returning = _give_back(going_back, replace(update, rollback_reason=reason), snapshot.now_s)
     return SaveEndpoint(returning, "RollbackStarted", {"reason": reason, **to, **detail})
 

@@ -165,3 +165,15 @@ EVENTS = (
     "EndpointRecovering",
     "EndpointRecovered",
 )
+
+# Those after which routers have something else to do than before.
+ROUTING_EVENTS = frozenset(
+    {
+        "TrafficShifting",
+        "TrafficShifted",
+        "RollbackStarted",
+        "TrafficReturning",
+        "UpdateRollbackFailed",
+        "WeightsRolledBack",
+    }
+)

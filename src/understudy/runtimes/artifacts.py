@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -32,6 +33,7 @@ from understudy.runtimes.failures import PreparationFailed
 
 _UNPACKER = Path(__file__).with_name("unpack.py")
 _CHUNK_BYTES = 1 << 20
+_DIGEST = re.compile("[0-9a-f]{64}")
 _VERIFY_BYTES = 256 * 1024**2  # contents are re-read up to here per start, sizes always
 
 Check = Callable[[], None]  # raises when nobody wants the result any more
@@ -209,7 +211,8 @@ class Artifacts:
             digest = (self._sources / source.version).read_text("ascii")
         except OSError:
             return None
-        return self._whole(digest)
+        # An empty file, from before a power cut, would name the root itself.
+        return self._whole(digest) if _DIGEST.fullmatch(digest) else None
 
     def _whole(self, digest: str) -> Artifact | None:
         path = self._root / digest
@@ -447,7 +450,10 @@ def _file_digest(path: Path) -> str:
 def _write_whole(path: Path, text: str) -> None:
     """Write a file that readers see whole or not at all."""
     temporary = path.with_name(f".{path.name}.{threading.get_ident()}")
-    temporary.write_text(text, "utf-8")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 

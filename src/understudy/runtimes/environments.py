@@ -254,6 +254,7 @@ class Environments:
         )
         facts = {**asdict(environment), "image": image.name}
         (directory / "understudy.json").write_text(json.dumps(facts, indent=1), "utf-8")
+        os.sync()  # or a power cut leaves a whole environment of empty files
         final = self._root / key
         if final.exists():  # its interpreter went away, or it was cut short by hand
             final.rename(temporary / "stale")

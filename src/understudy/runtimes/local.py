@@ -212,6 +212,8 @@ class LocalRuntime:
         self._watcher.join()
         self._ceilings.close()
         with self._lock:
+            for folder in self._groups_left:
+                remove_group(folder)
             for instance in self._instances.values():
                 if instance.pidfd is not None and not instance.stopping:
                     os.close(instance.pidfd)

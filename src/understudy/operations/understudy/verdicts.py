@@ -12,7 +12,7 @@ from typing import Any
 
 from understudy.analysis.planning import plan
 from understudy.analysis.verdicts import replay_verdict
-from understudy.capture.judging import Judge, Judged, judged_of
+from understudy.capture.judging import Judge, Judged, readable
 from understudy.capture.labelled_arms import LabelledArms
 from understudy.core.endpoints import Endpoint
 from understudy.core.errors import Conflict, ResourceNotFound, ValidationException
@@ -43,9 +43,9 @@ def get_verdict(services: Services, request: OwnRequest) -> dict[str, Any]:
     """
     endpoint = endpoint_of(services, request)
     found = [
-        judged_of(stored.value)
+        judged
         for stored in services.records.find(Judgement, Query())
-        if stored.value.pair.endpoint == endpoint.name
+        if stored.value.pair.endpoint == endpoint.name and (judged := readable(stored.value)) is not None
     ]
     chosen = _chosen(endpoint, found, request.query)
     told = _told(services, chosen)
