@@ -104,3 +104,13 @@ def test_bets_on_different_units_merge() -> None:
 def test_what_is_no_unit_is_refused(unit: Unit) -> None:
     with pytest.raises(ValueError, match="unit's"):
         after_units(start(), [unit])
+
+
+def test_an_absurd_value_neither_breaks_nor_rules_what_comes_after() -> None:
+    dice = random.Random(1000)
+    plain = users(dice, 3_000, effect=0.8)
+    for absurd in (1e308, -1e308):
+        hit = [*plain[:50], Unit(0.5, True, absurd), Unit(0.5, False, absurd), *plain[50:]]
+        bankroll = after_units(start(), hit)
+        assert bankroll.log_evidence(0) > math.log(20)
+        assert Bankroll.from_json(json.loads(json.dumps(bankroll.to_json(), allow_nan=False))) == bankroll

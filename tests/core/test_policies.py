@@ -151,3 +151,37 @@ def test_a_wrong_ramp_or_bandit_is_named(given: dict[str, Any], named: str) -> N
 def test_sums_without_their_requests_are_refused_by_name(rule: dict[str, Any]) -> None:
     with pytest.raises(PolicyError, match=r"guardrails\[0\].metric: .*PutMetricData.*outcomes"):
         parse_policy({"guardrails": [rule]})
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"metric": "error_rate", "mde": 1e300},
+        {"metric": "error_rate", "mde": 10**400},
+        {"metric": "latency_p99", "mde": 1e80},
+        {"metric": "latency_p99", "better": "higher"},
+        {"metric": "basket", "measure": "mean", "clip": 1e300},
+        {"metric": "basket", "measure": "mean", "clip": 1e-300},
+        {"metric": "basket", "measure": "mean", "clip": 1.0, "mde": 1e308},
+        {"metric": "accuracy", "margin": 10**400},
+    ],
+)
+def test_what_would_break_the_arithmetic_of_evidence_is_refused(rule: dict[str, Any]) -> None:
+    """A policy that is kept is weighed at every tick: one that can't be would end all judging."""
+    (key,) = [name for name in rule if name not in ("metric", "measure")][-1:]
+    with pytest.raises(PolicyError) as raised:
+        parse_policy({"guardrails": [rule]})
+    assert str(raised.value).startswith(f"guardrails[0].{key}: ")
+
+
+@pytest.mark.parametrize(
+    "key", ["alpha_promote", "alpha_rollback", "label_window_s", "minimum_requests", "looks"]
+)
+@pytest.mark.parametrize("value", [10**400, -(10**400), 5e-324])
+def test_numbers_of_absurd_size_are_refused(key: str, value: float) -> None:
+    if (key, value) == ("label_window_s", 5e-324):
+        assert parse_policy({key: value}).label_window_s == value
+        return
+    with pytest.raises(PolicyError) as raised:
+        parse_policy({key: value})
+    assert str(raised.value).startswith(f"{key}: ")

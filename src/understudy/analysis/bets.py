@@ -23,6 +23,9 @@ from typing import Any
 from understudy.analysis.shares import STEPS, WEIGHTS, log_mixture
 
 _MOST_STAKED = 0.9  # of what a unit can lose at worst: a bet never loses everything
+# A value this many clips from what was expected is remembered as no farther: one absurd number must neither
+# overflow what is expected of all later units nor rule it.
+_FARTHEST_CLIPS = 10.0
 _WEIGHTS = tuple(weight / sum(WEIGHTS) for weight in WEIGHTS)
 
 
@@ -197,7 +200,8 @@ def after_units(bankroll: Bankroll, units: Iterable[Unit]) -> Bankroll:
     for unit in units:
         if not 0.0 < unit.pi < 1.0:
             raise ValueError(f"a unit's share is between 0 and 1, not {unit.pi!r}")
-        score = unit.value - moments.expected(unit)
+        expected = moments.expected(unit)
+        score = unit.value - expected
         if not math.isfinite(score):
             raise ValueError("a unit's value is finite")
         cut = min(max(score, -bankroll.clip), bankroll.clip)
@@ -214,6 +218,8 @@ def after_units(bankroll: Bankroll, units: Iterable[Unit]) -> Bankroll:
             worth = bankroll.mde if null >= 0.0 else min(bankroll.mde, -null)
             for at, step in enumerate(STEPS):
                 wealth[at] += math.log1p(min(step * worth / variance, most) * gain)
+        if abs(score) > _FARTHEST_CLIPS * bankroll.clip:
+            unit = replace(unit, value=expected + math.copysign(_FARTHEST_CLIPS * bankroll.clip, score))
         moments = moments.after(unit, x)
         control_units += not unit.treated
         treatment_units += unit.treated

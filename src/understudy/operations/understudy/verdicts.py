@@ -27,7 +27,15 @@ from understudy.core.judgements import (
     VerdictInputs,
     pairs_of,
 )
-from understudy.core.policies import Measure, Policy, PolicyError, default_policy, parse_policy, shadow_policy
+from understudy.core.policies import (
+    LARGEST_NUMBER,
+    Measure,
+    Policy,
+    PolicyError,
+    default_policy,
+    parse_policy,
+    shadow_policy,
+)
 from understudy.core.ports import Delete, Put, Query
 from understudy.core.stages import RANDOMISED
 from understudy.operations.sagemaker.wording import until_agreed
@@ -416,7 +424,8 @@ def post_plan(services: Services, request: OwnRequest) -> dict[str, Any]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    # Whole numbers of JSON may be too large for a float.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST_NUMBER
 
 
 def _traffic(services: Services, endpoint: str) -> tuple[int, int, float]:
