@@ -30,13 +30,18 @@ PAGES = {
     "shadow-tests": "shadow-tests",
     "shadow-test": "shadow-tests/new-churn",
     "shadow-new": "shadow-tests/new?endpoint=churn",
+    "rollout": "endpoints/churn-rollout",
+    "update": "endpoints/churn-ab/update",
+    "ab": "ab/churn-ab",
+    "alarms": "alarms",
+    "alarm": "alarms/churn-errors?range=5m",
     "models": "models",
     "captures": "captures?endpoint=churn&span=900",
     "invoke": "invoke?endpoint=churn",
 }
 SIZES = {"wide": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
-TALL = ("endpoint", "shadow-test")
-PHONE = ("overview", "endpoint", "shadow-test")
+TALL = ("endpoint", "shadow-test", "rollout", "ab", "alarms")
+PHONE = ("overview", "endpoint", "shadow-test", "rollout", "ab")
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,9 @@ def main() -> None:
             stage.models()
             stage.endpoint("churn", {"production": ("churn-v1", 1.0)}, capture=True)
             stage.endpoint("churn-ab", {"Variant1": ("churn-v1", 0.7), "Variant2": ("churn-v2", 0.3)})
+            stage.endpoint("churn-rollout", {"AllTraffic": ("churn-v1", 1.0)})
             with ExitStack() as traffic:
+                traffic.enter_context(stage.traffic("churn-rollout"))
                 traffic.enter_context(stage.traffic("churn"))
                 traffic.enter_context(stage.traffic("churn-ab"))
                 stage.sm.create_inference_experiment(
@@ -105,6 +112,7 @@ def main() -> None:
                     },
                 )
                 assert stage.test_status("new-churn", "Running") == "Running"
+                roll(served)
                 browser = staging.launch(playwright)
                 if browser is None:
                     sys.exit("No Chromium: run `make browser`.")
@@ -112,6 +120,43 @@ def main() -> None:
                 browser.close()
         finally:
             started.stop()
+
+
+def roll(served: Served) -> None:
+    """Begin a linear update that an alarm guards; its steps bake longer than the pictures take."""
+    sagemaker = served.client("sagemaker")
+    served.client("cloudwatch").put_metric_alarm(
+        AlarmName="churn-errors",
+        Namespace="AWS/SageMaker",
+        MetricName="Invocation5XXErrors",
+        Dimensions=[
+            {"Name": "EndpointName", "Value": "churn-rollout"},
+            {"Name": "VariantName", "Value": "AllTraffic"},
+        ],
+        Statistic="Average",
+        Period=10,
+        EvaluationPeriods=1,
+        Threshold=0.05,
+        ComparisonOperator="GreaterThanThreshold",
+        TreatMissingData="notBreaching",
+    )
+    present = sagemaker.describe_endpoint_config(EndpointConfigName="churn-rollout-config")
+    variants = [{**one, "ModelName": "churn-v2"} for one in present["ProductionVariants"]]
+    sagemaker.create_endpoint_config(EndpointConfigName="churn-rollout-2", ProductionVariants=variants)
+    sagemaker.update_endpoint(
+        EndpointName="churn-rollout",
+        EndpointConfigName="churn-rollout-2",
+        DeploymentConfig={
+            "BlueGreenUpdatePolicy": {
+                "TrafficRoutingConfiguration": {
+                    "Type": "LINEAR",
+                    "WaitIntervalInSeconds": 120,
+                    "LinearStepSize": {"Type": "CAPACITY_PERCENT", "Value": 20},
+                }
+            },
+            "AutoRollbackConfiguration": {"Alarms": [{"AlarmName": "churn-errors"}]},
+        },
+    )
 
 
 def take(browser: Any, server: Server) -> None:

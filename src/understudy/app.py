@@ -42,6 +42,7 @@ from understudy.console.prometheus import UnderstudyCollector
 from understudy.console.sessions import Sessions
 from understudy.control.alarm_actions import ActionDelivery
 from understudy.control.alarms import AlarmLoop
+from understudy.control.autopilot import AutopilotLoop
 from understudy.control.endpoints import EndpointLoop
 from understudy.control.evidence import StageBook
 from understudy.control.experiments import ExperimentLoop
@@ -306,9 +307,14 @@ class Controller:
             idle_wait_s=READ_GROUND_TRUTH_EVERY_S,
         )
         verdicts, labels = build_judging(stores, clock, place)
-        self._judging = Loop(
-            lambda _: verdicts.tick(), [], time.monotonic, name="verdicts", idle_wait_s=JUDGE_EVERY_S
-        )
+        autopilots = AutopilotLoop(stores.records, stores.evidence, clock, place, lambda: self._loop.nudge())
+
+        def judge(_: bool) -> bool:
+            more = verdicts.tick()
+            autopilots.tick(verdicts.live())
+            return more
+
+        self._judging = Loop(judge, [], time.monotonic, name="verdicts", idle_wait_s=JUDGE_EVERY_S)
         self._measuring = Loop(
             lambda _: labels.tick(),
             [],

@@ -177,9 +177,9 @@ class World:
             webhooks=(),
         )
 
-    def metric(self, name: str, config: str | None = None) -> list[float]:
+    def metric(self, name: str, config: str | None = None, **more: str) -> list[float]:
         """Read a published metric, second by second."""
-        dimensions = [("EndpointName", NAME), ("VariantName", "A")]
+        dimensions = [("EndpointName", NAME), ("VariantName", "A"), *more.items()]
         if config is not None:
             dimensions.append(("EndpointConfigName", config))
         key = SeriesKey("Understudy/Verdicts", name, tuple(sorted(dimensions)))

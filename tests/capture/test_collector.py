@@ -192,6 +192,25 @@ def test_a_finished_file_has_a_manifest_where_no_reader_lists(
     assert sorted(_ids(store)) == ["e-0", "e-1", "e-2", "late"]
 
 
+def test_a_file_in_large_pieces_is_finished_as_it_is(
+    spool: Path, store: Any, clock: Any, make_entropy: Any, spooled: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(growing, "REWRITE_BYTES", 1)
+    monkeypatch.setattr(growing, "LARGE_PIECE_BYTES", 1)
+    collector = Collector(spool, store, store, clock, make_entropy(""), _Reports())
+    for number in range(3):
+        spooled(f"e-{number}")
+        collector.collect_once()
+    (grown,) = store.list("box")
+    clock.at_s += HOUR_S
+    collector.collect_once()
+    manifest_info, file = store.list("box")
+    assert file == grown
+    manifest = json.loads(b"".join(store.read("box", manifest_info.key)))
+    assert manifest["sha256"] == hashlib.sha256(b"".join(store.read("box", file.key))).hexdigest()
+
+
 def test_files_roll_by_size(
     spool: Path, store: Any, clock: Any, make_entropy: Any, spooled: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,

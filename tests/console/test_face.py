@@ -155,6 +155,22 @@ def test_read_only_changes_nothing(scene: Any) -> None:
     assert client.get("/api/session").json["mode"] == "readonly"
 
 
+def test_questions_and_refusals_of_own_calls(scene: Any) -> None:
+    """A refusal is an answer among others; a POST that only asks is open to read-only consoles."""
+    client = scene.signed_in("readonly")
+    told = client.get("/api/answers?paths=endpoints%2Fnone%2Fverdict%0Aendpoints%2Fno%2520ne%2Fquality")
+    assert told.status == 200
+    assert [one["status"] for one in told.json["answers"]] == [400, 400]
+    assert "no ne" in told.json["answers"][1]["told"]["message"]
+    assert client.get("/api/answers").status == 400
+    assert client.get("/api/answers?paths=" + "%0A".join(["x"] * 21)).status == 400
+    for question in ("guardrails", "verdict", "plan"):
+        asked = client.post(f"own/endpoints/none/{question}", {})
+        assert asked.json["code"] == "ValidationException", question
+    for change in ("rollback", "outcomes"):
+        assert client.post(f"own/endpoints/none/{change}", {}).json["code"] == "AccessDeniedException"
+
+
 def test_own_calls_are_the_same_as_over_rest(scene: Any) -> None:
     client = scene.signed_in()
     told = client.get("/api/own/endpoints/none/rollout")

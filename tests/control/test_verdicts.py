@@ -175,6 +175,21 @@ def test_evidence_of_harm_never_falls() -> None:
     assert len(world.metric("PromoteEvidenceLog10", "green")) == len(harm)
 
 
+def test_effects_are_published_with_their_intervals() -> None:
+    world = World()
+    stage = canary(world)
+    for _ in range(60):
+        world.second(stage, CANARY, 10, (0.01, 0.3))
+    told = {
+        name: world.metric(name, "green", Metric="error_rate")
+        for name in ("Effect", "EffectLow", "EffectHigh")
+    }
+    (row,) = (one for one in world.verdict()["evidence"] if one["metric"] == "error_rate")
+    assert told["Effect"][-1] == row["effect"]
+    assert [told["EffectLow"][-1], told["EffectHigh"][-1]] == row["interval"]
+    assert len(told["EffectLow"]) <= len(world.metric("HarmEvidenceLog10"))
+
+
 def test_what_a_verdict_was_decided_from_decides_it_again() -> None:
     world = World()
     stage = canary(world)
@@ -321,6 +336,20 @@ def test_labels_that_come_faster_in_one_arm_promote_nothing() -> None:
         converting(world, (0.2, 0.2), (20.0, 5.0), 200)
         promoted += world.judgement().decision == "PROMOTE"
     assert promoted == 0
+
+
+def test_outcomes_without_an_assignment_log_are_hinted_at() -> None:
+    world = World()
+    world.policy(CONVERSION)
+    arms = (Arm("A", "c", "f1", 1.0), Arm("B", "c", "f1", 1.0))
+    stage = world.stage(*arms)
+    report(world, "conversion", ["1", "2"])
+    world.second(stage, arms, 10, (0.0, 0.0))
+    (hint,) = world.verdict()["hints"]
+    assert "outcomes of conversion come" in hint and "understudy:assignments=all" in hint
+    world.policy(ERRORS_ONLY)
+    world.second(stage, arms, 10, (0.0, 0.0))
+    assert world.verdict()["hints"] == []
 
 
 def test_users_count_once_on_a_sticky_endpoint() -> None:

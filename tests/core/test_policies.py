@@ -116,3 +116,38 @@ def test_the_policy_of_the_guide_is_read() -> None:
 def test_unknown_metrics_are_not_known() -> None:
     assert known_rule("latency_pfast") is None
     assert known_rule("basket") is None
+
+
+def test_what_the_autopilot_does_is_declared_and_decides_nothing() -> None:
+    plain = parse_policy({})
+    ramped = parse_policy({"ramp": [10, 100], "bandit": {"every_s": 30}})
+    assert plain.ramp.percents == (5.0, 10.0, 25.0, 50.0, 100.0) and "ramp" not in plain.to_json()
+    assert ramped.ramp.percents == (10.0, 100.0) and ramped.bandit.every_s == 30.0
+    assert parse_policy(json.loads(json.dumps(ramped.to_json()))) == ramped
+    assert plain.decides_as(ramped) and not plain.decides_as(parse_policy({"minimum_requests": 7}))
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"ramp": [10, 50]}, "ramp.percents"),
+        ({"ramp": [50, 10, 100]}, "ramp.percents"),
+        ({"ramp": {"percents": [0, 100]}}, "ramp.percents"),
+        ({"ramp": {"minimum_requests": -1}}, "ramp.minimum_requests"),
+        ({"ramp": {"every": 3}}, "ramp.every"),
+        ({"bandit": {"floor": 0.6}}, "bandit.floor"),
+        ({"bandit": 3}, "bandit"),
+    ],
+)
+def test_a_wrong_ramp_or_bandit_is_named(given: dict[str, Any], named: str) -> None:
+    with pytest.raises(PolicyError, match=named):
+        parse_policy(given)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [{"metric": "basket", "measure": "mean", "clip": 9, "namespace": "Shop"}, {"metric": "Shop/Basket"}],
+)
+def test_sums_without_their_requests_are_refused_by_name(rule: dict[str, Any]) -> None:
+    with pytest.raises(PolicyError, match=r"guardrails\[0\].metric: .*PutMetricData.*outcomes"):
+        parse_policy({"guardrails": [rule]})

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from understudy.capture.frames import Frame, read_frames
+from understudy.capture.batches import read_records
+from understudy.capture.frames import Frame
 from understudy.worker import wire
 
 
@@ -65,7 +66,8 @@ def kept(spool: Path) -> list[Frame]:
     frames: list[Frame] = []
     for path in sorted([*spool.glob("*.spool"), *spool.glob("*.open")]):
         try:
-            frames += read_frames(path.read_bytes())
+            for stream, some, end in read_records(path.read_bytes()):
+                frames += [Frame(stream, some.first, line, end) for line in some.lines]
         except FileNotFoundError:  # completed just now
             return kept(spool)
     return frames

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from understudy.capture.frames import read_frames
+from understudy.capture.batches import read_records
 from understudy.worker import wire
 
 SIZES = [0, 1, 400, 65_535, 65_536, 262_145, 1_048_576, 1_048_577, 6_291_455, 6_291_456]
@@ -528,9 +528,9 @@ def records(spool: Path, variant: str) -> dict[str, str]:
     """Read the answers of a variant's records by event id."""
     found = {}
     for path in sorted([*spool.glob("*.spool"), *spool.glob("*.open")]):
-        for frame in read_frames(path.read_bytes()):
-            if frame.stream[2] == variant:
-                line = json.loads(frame.line)
+        for stream, some, _ in read_records(path.read_bytes()):
+            for rendered in some.lines if stream[2] == variant else ():
+                line = json.loads(rendered)
                 found[line["eventMetadata"]["eventId"]] = line["captureData"]["endpointOutput"]["data"]
     return found
 

@@ -157,7 +157,7 @@ def test_a_failing_variant_rings_and_calms_down(server: Any, hook: ThreadingHTTP
     assert (message["AlarmName"], message["NewStateValue"]) == ("errors of churn", "ALARM")
     assert (message["Severity"], message["EndpointName"]) == ("page", "churn")
     assert message["Trigger"]["MetricName"] == "Invocation5XXErrors"
-    assert message["Link"].startswith(server.url)
+    assert message["Link"].startswith(f"{server.url}/console/alarms/")
     assert "/elsewhere" not in Hook.asked
 
     def history(kind: str) -> list[str]:

@@ -10,9 +10,46 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 _POINTS = 2_000
 MOST_VARIANTS = 10
+
+
+class StageCounts(NamedTuple):
+    """One variant's counts of a stretch of time in which its share stood still.
+
+    Attributes:
+        share: Of all requests, in (0, 1].
+    """
+
+    share: float
+    events: int
+    requests: int
+
+
+def pooled_counts(stages: Sequence[StageCounts], *, better: str = "higher") -> tuple[int, int]:
+    """Bring the counts of all stages to as many successes and trials as they are worth together.
+
+    Each request weighs 1 / share, so that a stage weighs by its traffic for every variant alike: were they
+    just added up, whoever had most of the good hours would look best.
+
+    Args:
+        better: ``higher`` when events are successes, ``lower`` when they are failures.
+
+    Returns:
+        Successes and trials; the trials are Kish's effective number.
+
+    >>> pooled_counts([StageCounts(0.5, 50, 500), StageCounts(0.1, 20, 100)])
+    (52, 346)
+    """
+    weight = sum(one.requests / one.share for one in stages)
+    if not weight > 0.0:
+        return 0, 0
+    rate = sum(one.events / one.share for one in stages) / weight
+    trials = round(weight * weight / sum(one.requests / one.share**2 for one in stages))
+    won = rate if better == "higher" else 1.0 - rate
+    return min(trials, round(won * trials)), trials
 
 
 def top_two_shares(

@@ -107,6 +107,15 @@ def _ship(
     if rule.measure not in RATIO_MEASURES:
         return 0.0, f"more {rule.metric} measurements: its interval has to lie on the right side"
     requests = sum(one.control_requests + one.treatment_requests for one in metric.counts)
+    if rule.measure is Measure.PAIRED and not any(
+        one.control_events or one.treatment_events for one in metric.counts
+    ):
+        bound = (
+            ""
+            if rule.acceptable_rate is None
+            else f", or more pairs: fewer than {rule.acceptable_rate:.2%} may disagree"
+        )
+        return math.inf, f"labels of the requests on which both disagree{bound}"
     if not requests:
         return math.inf, f"requests: there are none of {rule.metric} yet"
     last = metric.counts[-1]

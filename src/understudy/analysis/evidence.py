@@ -93,7 +93,8 @@ class MetricEvidence:
     Attributes:
         rule: What it is judged by.
         weights: One per question.
-        levels: Tallies: of a rate or of pairs one; of a latency one per threshold, the rule's quantile last.
+        levels: Tallies: of a rate one; of pairs one, or that of agreement and it; of a latency one per
+            threshold, the rule's quantile last.
         thresholds_us: Of a latency: edges of the sketch's buckets, fixed before use.
         won: Of a rate that bets on every request: logarithms won on those without the event, per alternative,
             on harm and on superiority.
@@ -148,6 +149,8 @@ class Batch:
         latencies: New counts by metric, one per threshold of the evidence.
         units: New units by metric, in order of exposure.
         qualities: The newest difference by metric.
+        agreements: New pairs by metric of pairs: events of the treatment are those that disagree, labelled
+            or not.
         checks: New counts by check: their requests must be split as the shares say.
     """
 
@@ -158,6 +161,7 @@ class Batch:
     units: Mapping[str, Sequence[Unit]] = field(default_factory=dict)
     qualities: Mapping[str, Difference] = field(default_factory=dict)
     checks: Mapping[str, Tallies] = field(default_factory=dict)
+    agreements: Mapping[str, Tallies] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -255,7 +259,7 @@ def advance(policy: Policy, evidence: Evidence, batch: Batch) -> Evidence:
         if evidence.metric(name) is None:
             raise ValueError(f"{name} is no metric of policy {policy.name}")
     metrics = tuple(
-        _after(policy, one, given[one.rule.metric]) if one.rule.metric in given else one
+        _after(policy, one, given[one.rule.metric], batch) if one.rule.metric in given else one
         for one in evidence.metrics
     )
     checks = {one.name: one for one in evidence.checks}
@@ -307,13 +311,15 @@ def _start_metric(rule: MetricRule) -> MetricEvidence:
     return MetricEvidence(rule)
 
 
-def _after(policy: Policy, metric: MetricEvidence, given: Any) -> MetricEvidence:
+def _after(policy: Policy, metric: MetricEvidence, given: Any, batch: Batch) -> MetricEvidence:
     if metric.rule.measure is Measure.LATENCY:
         return _after_latency(metric, given)
     if metric.rule.measure is Measure.MEAN:
         return _after_mean(metric, given)
     if metric.rule.measure is Measure.QUALITY:
         return _after_quality(policy, metric, given)
+    if metric.rule.measure is Measure.PAIRED:
+        return _after_pairs(policy, metric, given, batch.agreements.get(metric.rule.metric, ()))
     return _after_rate(policy, metric, given)
 
 
@@ -369,7 +375,7 @@ def rate_logs(
         if question in asked:
             gained = won[at // 2] if question in (Question.HARM, Question.SUPERIORITY) else ()
             logs[at] = log_evidence(turned, bets_of(rule, question), gained or None)
-    if rule.acceptable_rate is not None and Question.NONINFERIORITY in asked:
+    if rule.acceptable_rate is not None and rule.measure is Measure.RATE and Question.NONINFERIORITY in asked:
         absolute = log_rate_below(counts, rule.acceptable_rate)
         logs[1] = log_mixture((logs[1], absolute), (1.0 - ACCEPTABLE_WEIGHT, ACCEPTABLE_WEIGHT))
     return logs[0], logs[1], logs[2], logs[3]
@@ -387,6 +393,24 @@ def _after_rate(policy: Policy, metric: MetricEvidence, batch: Tallies) -> Metri
         looks = looks_after(looks, bad_first(rule, counts), policy.horizon_requests, policy.looks)
     weights = _weighed(metric, rate_logs(rule, counts, won, _asked(policy, rule)))
     return MetricEvidence(rule, weights, (counts,), won=won, looks=looks)
+
+
+def _after_pairs(
+    policy: Policy, metric: MetricEvidence, batch: Tallies, agreement: Tallies
+) -> MetricEvidence:
+    """Weigh who was right alone; and how seldom they disagree, which needs no labels.
+
+    Two models that disagree in a share of d can't differ by more than d in how often they are right.
+    """
+    rule = metric.rule
+    counts = tallies_of((*metric.counts, *batch))
+    agreed = tallies_of((*(metric.levels[0] if len(metric.levels) > 1 else ()), *agreement))
+    logs = rate_logs(rule, counts, asked=_asked(policy, rule))
+    if rule.acceptable_rate is not None and agreed and rule != policy.primary:
+        absolute = log_rate_below(agreed, rule.acceptable_rate)
+        mixed = log_mixture((logs[1], absolute), (0.5, 0.5))
+        logs = (logs[0], mixed, logs[2], logs[3])
+    return MetricEvidence(rule, _weighed(metric, logs), (agreed, counts) if agreed else (counts,))
 
 
 def _won_after(

@@ -20,6 +20,7 @@ import msgspec
 
 from understudy.capture.frames import DONE_SUFFIX, OPEN_SUFFIX, read_frames
 from understudy.capture.orphans import adopt_orphans
+from understudy.capture.records import moment_of
 from understudy.capture.segments import boot_of
 from understudy.core.assignment import Assignment
 from understudy.core.errors import ApiError
@@ -59,6 +60,16 @@ class AssignmentRecord:
     def destination(self) -> str:
         """Where the frame says it is to go."""
         return _DESTINATION
+
+    @property
+    def count(self) -> int:
+        """It is one record."""
+        return 1
+
+    @property
+    def moment(self) -> str:
+        """See ``capture.records.moment_of``."""
+        return moment_of(self.at_s)
 
     @property
     def size_bytes(self) -> int:

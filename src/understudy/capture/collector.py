@@ -19,8 +19,9 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from understudy.capture.frames import DONE_SUFFIX, OPEN_SUFFIX, Stream, read_frames
-from understudy.capture.growing import Files
+from understudy.capture.batches import Lines, read_records
+from understudy.capture.frames import DONE_SUFFIX, OPEN_SUFFIX, Stream
+from understudy.capture.growing import REWRITE_BYTES, Files
 from understudy.capture.ledger import CaptureFile, Growth, Ledger, Move, load, save
 from understudy.capture.orphans import adopt_orphans
 from understudy.capture.segments import boot_of
@@ -38,7 +39,7 @@ DAMAGED_SUFFIX = ".damaged"
 
 Captured = Callable[[str, int, Mapping[tuple[str, str], int]], None]
 Place = tuple[str, str]
-Lines = dict[Stream, list[tuple[str, bytes]]]
+Found = dict[Stream, Lines]
 
 
 class Collector:
@@ -155,15 +156,15 @@ class Collector:
         if not taken:
             return False
         counts: dict[str, Counter[Place]] = {}
-        lines = self._read(names[:taken], counts)
-        move = Move(names[:taken], self._plan(ledger, lines))
+        found = self._read(names[:taken], counts)
+        move = Move(names[:taken], self._plan(ledger, found))
         ledger.moves.append(move)
         for boot, more in counts.items():
             for endpoint, variant, count in ledger.taken.get(boot, ()):
                 more[endpoint, variant] += count
             ledger.taken[boot] = [(*place, count) for place, count in more.items()]
         save(self._directory, ledger)
-        self._carry_out(ledger, move, lines)
+        self._carry_out(ledger, move, found)
         self._settle(ledger)
         return taken < len(names)
 
@@ -174,47 +175,50 @@ class Collector:
             names = [entry.name for entry in entries if entry.name.endswith(DONE_SUFFIX)]
         return sorted(name for name in names if name not in taken)
 
-    def _read(self, names: list[str], counts: dict[str, Counter[Place]] | None = None) -> Lines:
+    def _read(self, names: list[str], counts: dict[str, Counter[Place]] | None = None) -> Found:
         """Read segments.
 
         Args:
             counts: Added to, where given: records by the router's boot and (endpoint, variant).
         """
-        lines: Lines = {}
+        found: Found = {}
         for name in names:
             counted = None if counts is None else counts.setdefault(boot_of(name), Counter())
             segment = (self._directory / name).read_bytes()
             end = 0
-            for frame in read_frames(segment):
-                lines.setdefault(frame.stream, []).append((frame.moment, frame.line))
+            for stream, lines, frame_end in read_records(segment):
+                end = frame_end
+                if stream in found:
+                    found[stream].add(lines)
+                else:
+                    found[stream] = lines
                 if counted is not None:
-                    counted[frame.stream[1], frame.stream[2]] += 1
-                end = frame.end
+                    counted[stream[1], stream[2]] += len(lines.lines)
             if end < len(segment):
                 self._keep_damaged(name, segment[end:])
-        return lines
+        return found
 
     def _keep_damaged(self, name: str, rest: bytes) -> None:
         """Keep what of a complete segment can't be read: that is a broken disk's doing, not a crash's."""
         log.error("capture: %d bytes of %s are damaged; they are kept beside it", len(rest), name)
         (self._directory / name).with_suffix(DAMAGED_SUFFIX).write_bytes(rest)
 
-    def _plan(self, ledger: Ledger, lines: Lines) -> list[Growth]:
+    def _plan(self, ledger: Ledger, found: Found) -> list[Growth]:
         """Say which files are to grow by what; files that got too large for more are closed."""
         growing = {file.stream: file for file in ledger.growing}
         growths = []
-        for stream, some in lines.items():
+        for stream, some in found.items():
             file = growing.get(stream)
             if file is not None and file.size_bytes >= ROLL_BYTES:
                 ledger.closing.append(growing.pop(stream))
                 file = None
             if file is None:
-                file = self._files.new_file(stream, some[0][0])
+                file = self._files.new_file(stream, some.first)
             growths.append(Growth(file, _grown(file, some)))
         ledger.growing = list(growing.values())
         return growths
 
-    def _carry_out(self, ledger: Ledger, move: Move, lines: Lines) -> bool:
+    def _carry_out(self, ledger: Ledger, move: Move, found: Found) -> bool:
         """Grow a move's files; what its destination refuses is left in a move of its own.
 
         Returns:
@@ -226,7 +230,7 @@ class Collector:
             stream, planned_key = growth.after.stream, growth.after.key
             is_newest = stream not in growing or growing[stream].key == planned_key
             try:
-                self._grow(ledger, growth, lines.get(stream, []))
+                self._grow(ledger, growth, found[stream])
             except (ApiError, Conflict) as error:
                 if isinstance(error, ApiError) and error.status >= 500:
                     raise  # the store is full or away: nothing else would fare better
@@ -254,15 +258,14 @@ class Collector:
         save(self._directory, ledger)
         return not failed
 
-    def _grow(self, ledger: Ledger, growth: Growth, some: list[tuple[str, bytes]]) -> None:
-        lines = [line for _, line in some]
-        if self._files.grow(growth, lines):
+    def _grow(self, ledger: Ledger, growth: Growth, some: Lines) -> None:
+        if self._files.grow(growth, some.lines):
             return
         log.warning("capture: %s was changed by somebody; going on in a new file", growth.after.key)
-        growth.before = self._files.new_file(growth.after.stream, some[0][0])
+        growth.before = self._files.new_file(growth.after.stream, some.first)
         growth.after = _grown(growth.before, some)
         save(self._directory, ledger)
-        if not self._files.grow(growth, lines):
+        if not self._files.grow(growth, some.lines):
             raise Conflict(f"{growth.after.key} is there already")
 
     def _retry(self, ledger: Ledger) -> None:
@@ -275,8 +278,8 @@ class Collector:
             destinations = {stream[0] for stream in wanted}
             if destinations <= refusing:  # much may wait for it: one look at it is enough
                 continue
-            lines = self._read(move.segments)
-            some = {stream: lines[stream] for stream in lines if stream in wanted}
+            found = self._read(move.segments)
+            some = {stream: found[stream] for stream in found if stream in wanted}
             if not self._carry_out(ledger, move, some):
                 refusing |= destinations
         self._settle(ledger)
@@ -327,16 +330,17 @@ class Collector:
             save(self._directory, ledger)
 
 
-def _grown(file: CaptureFile, some: list[tuple[str, bytes]]) -> CaptureFile:
+def _grown(file: CaptureFile, some: Lines) -> CaptureFile:
     hour = file.stream[3]
-    moments = [f"{hour}/{moment}" for moment, _ in some]
+    first, last = f"{hour}/{some.first}", f"{hour}/{some.last}"
     return CaptureFile(
         file.stream,
         file.key,
-        file.size_bytes + sum(len(line) + 1 for _, line in some),
-        file.records + len(some),
-        min([file.first, *moments]) if file.first else min(moments),
-        max([file.last, *moments]),
+        file.size_bytes + sum(map(len, some.lines)) + len(some.lines),
+        file.records + len(some.lines),
+        min(file.first, first) if file.first else first,
+        max(file.last, last),
+        file.pieces + (file.size_bytes >= REWRITE_BYTES),
     )
 
 

@@ -147,7 +147,7 @@ class ExposureReader:
         self, judgement: Judgement, policy: Policy, stages: Mapping[int, Stage], now_s: float
     ) -> tuple[Batch, int]:
         """Look at the outcomes of exposures that have become older than the label window."""
-        rules = [rule for rule in policy.rules if _is_of_outcomes(rule)]
+        rules = [rule for rule in policy.rules if is_of_outcomes(rule)]
         if not rules or policy.label_window_s <= 0.0:
             return Batch(0), judgement.exposed_to
         book = self._caught_up(judgement, stages, judgement.exposed_to, "exposed")
@@ -209,7 +209,8 @@ class ExposureReader:
         ]
 
 
-def _is_of_outcomes(rule: MetricRule) -> bool:
+def is_of_outcomes(rule: MetricRule) -> bool:
+    """Tell whether a metric is counted from outcomes that are reported."""
     return rule.measure is Measure.MEAN or (rule.measure is Measure.RATE and rule.metric != ERRORS)
 
 

@@ -2,7 +2,8 @@
 
 Owns the layout.  A segment is frames one after the other, each ``u32 length, u32 crc32`` of the payload
 (big-endian) and the payload: destination, endpoint, variant and moment (``yyyy/mm/dd/hh/MM-SS-mmm``), each
-ended by NUL, then the line of JSON.  Reading ends at the first frame that is torn or damaged.
+ended by NUL, then the line of JSON, or, where the moment is empty, a batch (``capture.batches``).  Reading
+ends at the first frame that is torn or damaged.
 Main functions: :func:`pack_frame`, :func:`read_frames`.
 """
 
@@ -20,12 +21,12 @@ _HEAD = struct.Struct(">II")
 
 
 class Frame(NamedTuple):
-    """One record as the collector moves it.
+    """One record, or one batch of them.
 
     Attributes:
         stream: Which files it belongs to: (destination, endpoint, variant, ``yyyy/mm/dd/hh``).
         moment: When in that hour: ``MM-SS-mmm``.
-        line: JSON, without the newline.
+        line: JSON, without the newline; or what a batch holds.
         end: Offset of the frame's end in its segment.
     """
 

@@ -26,6 +26,8 @@ SCRATCH = ".capture"
 HEADERS = {"content-type": "application/jsonlines"}
 # A file smaller than this is put anew to grow; a larger one is joined with what comes.
 REWRITE_BYTES = 1 << 20
+# Larger pieces than that, on average, stay: writing the file anew costs as much as all that came before.
+LARGE_PIECE_BYTES = 2 << 20
 
 
 class Files:
@@ -89,7 +91,7 @@ class Files:
         return True
 
     def finish(self, file: CaptureFile) -> None:
-        """Write a file's manifest; pieces that it grew by become one.  May be repeated.
+        """Write a file's manifest; small pieces that it grew by become one.  May be repeated.
 
         Raises:
             ApiError: The store refuses.
@@ -107,7 +109,7 @@ class Files:
             return
         digest = hashlib.sha256()
         pieces = _digested(reading, digest)
-        if "-" in reading.info.etag:
+        if "-" in reading.info.etag and file.size_bytes < file.pieces * LARGE_PIECE_BYTES:
             self._objects.put(bucket, file.key, pieces, headers=HEADERS, if_match=reading.info.etag)
         else:
             for _ in pieces:

@@ -6,6 +6,7 @@ logs and evidence stay together and nothing counts twice.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +22,10 @@ from understudy.core.ports import Evidence as EvidenceLog
 from understudy.core.stages import Stage
 from understudy.core.verdicts import Validity, Verdict
 
+log = logging.getLogger(__name__)
+
+# What reading or deciding one judgement raises when its record, or what was logged for it, makes no sense.
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
 AT_ONCE = 1000
 LEAST_ELAPSED_S = 1.0
 
@@ -67,6 +72,17 @@ class Judged:
 def judged_of(judgement: Judgement) -> Judged:
     """Read a record."""
     return Judged(judgement, evidence_from_json(judgement.evidence), parse_policy(judgement.policy))
+
+
+def readable(judgement: Judgement) -> Judged | None:
+    """Read a record, if it can be read and decided: one that can't must not hide all others."""
+    try:
+        judged = judged_of(judgement)
+        judged.verdict()
+    except UNREADABLE:
+        log.exception("the judgement %s can't be read", judgement.name)
+        return None
+    return judged
 
 
 def policy_for(records: Records, pair: Pair) -> Policy:

@@ -22,6 +22,7 @@ class CaptureFile(msgspec.Struct):
     Attributes:
         key: Whole key in the destination's bucket.
         first, last: Earliest and latest record, ``yyyy/mm/dd/hh/MM-SS-mmm``.
+        pieces: How many the store has it in.
     """
 
     stream: Stream
@@ -30,6 +31,7 @@ class CaptureFile(msgspec.Struct):
     records: int = 0
     first: str = ""
     last: str = ""
+    pieces: int = 1
 
 
 class Growth(msgspec.Struct):

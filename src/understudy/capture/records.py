@@ -71,6 +71,16 @@ class CaptureRecord:
             + (0 if self.output_body is None else len(self.output_body))
         )
 
+    @property
+    def count(self) -> int:
+        """It is one record."""
+        return 1
+
+    @property
+    def moment(self) -> str:
+        """See :func:`moment_of`."""
+        return moment_of(self.at_s)
+
     def pieces(self) -> Iterator[bytes]:
         """Render the line; see :func:`render_pieces`."""
         return render_pieces(self)
@@ -116,16 +126,16 @@ def _render_small(record: CaptureRecord) -> bytes:
             before, after, is_text = _around(name, mode, content_type, csv_types, json_types)
             if is_text:
                 try:
-                    sides.append(before + _escaped(_encode(str(body, "utf-8"))[1:-1]) + after)
+                    sides.append(before + escaped(_encode(str(body, "utf-8"))[1:-1]) + after)
                     continue
                 except UnicodeDecodeError:
                     after = b'","encoding":"BASE64"}'
             sides.append(before + b2a_base64(body, newline=False) + after)
     more = b""
     if record.custom_attributes:
-        more = b',"customAttributes":[%b]' % _escaped(_encode(record.custom_attributes))
+        more = b',"customAttributes":[%b]' % escaped(_encode(record.custom_attributes))
     if record.inference_id:
-        more += b',"inferenceId":%b' % _escaped(_encode(record.inference_id))
+        more += b',"inferenceId":%b' % escaped(_encode(record.inference_id))
     return (
         b'{"captureData":{%b},"eventMetadata":{"eventId":%b%b,"inferenceTime":"%b"},"eventVersion":"0"}'
         % (
@@ -145,7 +155,7 @@ def _around(
     encoding = _encoding_of(content_type, csv_types, json_types)
     before = b'"%b":{"observedContentType":%b,"mode":"%b","data":"' % (
         name.encode(),
-        _escaped(_encode(content_type)),
+        escaped(_encode(content_type)),
         mode.encode(),
     )
     return before, b'","encoding":"%b"}' % encoding.encode(), encoding != "BASE64"
@@ -178,9 +188,9 @@ def _render_large(record: CaptureRecord) -> Iterator[bytes]:
     metadata["inferenceTime"] = inference_time(int(record.at_s))
     event = {"captureData": data, "eventMetadata": metadata, "eventVersion": EVENT_VERSION}
     try:
-        rest = _escaped(_encode(event))
+        rest = escaped(_encode(event))
     except UnicodeEncodeError:  # half a surrogate pair in a header
-        rest = _escaped(_encode(_as_unicode(event)))
+        rest = escaped(_encode(as_unicode(event)))
     for mark, content in sides:
         before, _, rest = rest.partition(mark)
         yield before + mark
@@ -216,10 +226,11 @@ def _rendered(content: list[str] | bytes) -> Iterator[bytes]:
             yield b2a_base64(view[at : at + PIECE_BYTES], newline=False)
     else:
         for text in content:
-            yield _escaped(_encode(text)[1:-1])
+            yield escaped(_encode(text)[1:-1])
 
 
-def _escaped(line: bytes) -> bytes:
+def escaped(line: bytes) -> bytes:
+    """Escape what some readers take for the end of a line."""
     if line.isascii():
         return line
     for mark, escape in _LINE_BREAKS:
@@ -274,12 +285,12 @@ def _plain_type(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
-def _as_unicode(value: Any) -> Any:
+def as_unicode(value: Any) -> Any:
     """Write what no UTF-8 can carry as Python would escape it."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, list):
-        return [_as_unicode(one) for one in value]
+    if isinstance(value, list | tuple):
+        return [as_unicode(one) for one in value]
     if isinstance(value, dict):
-        return {key: _as_unicode(one) for key, one in value.items()}
+        return {key: as_unicode(one) for key, one in value.items()}
     return value

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Protocol
 
 from understudy.capture.frames import pack_frame
-from understudy.capture.records import moment_of
 from understudy.capture.segments import RESERVE_BYTES, Segments
 
 log = logging.getLogger(__name__)
@@ -30,7 +29,9 @@ SLICE_S = 0.0003
 
 
 class Spooled(Protocol):
-    """A record: ``capture.records.CaptureRecord`` or ``capture.assignments.AssignmentRecord``."""
+    """A record, or some of one variant: ``capture.records.CaptureRecord``, ``capture.batches.Batch`` or
+    ``capture.assignments.AssignmentRecord``.
+    """
 
     @property
     def destination(self) -> str: ...
@@ -39,7 +40,9 @@ class Spooled(Protocol):
     @property
     def variant(self) -> str: ...
     @property
-    def at_s(self) -> float: ...
+    def moment(self) -> str: ...
+    @property
+    def count(self) -> int: ...
     @property
     def size_bytes(self) -> int: ...
     def pieces(self) -> Iterator[bytes]: ...
@@ -109,10 +112,10 @@ class SpoolWriter:
         """
         size_bytes = record.size_bytes
         if self._closing:
-            self._on_shed(record.endpoint, record.variant, "shutdown", 1)
+            self._on_shed(record.endpoint, record.variant, "shutdown", record.count)
             return False
         if self._offered_bytes - self._done_bytes + size_bytes > self._max_queued_bytes:
-            self._on_shed(record.endpoint, record.variant, "queue", 1)
+            self._on_shed(record.endpoint, record.variant, "queue", record.count)
             return False
         self._offered_bytes += size_bytes
         self._queue.append((record, acknowledge))
@@ -178,7 +181,7 @@ class SpoolWriter:
             record.destination,
             record.endpoint,
             record.variant,
-            moment_of(record.at_s),
+            record.moment,
             self._politely(record.pieces()),
         )
 
@@ -194,7 +197,7 @@ class SpoolWriter:
     def _settle(self, batch: list[tuple[Spooled, Acknowledge | None]], kept: int) -> None:
         """Answer those who wait; count what was not kept: all but the first ``kept``."""
         for record, _ in batch[kept:]:
-            self._on_shed(record.endpoint, record.variant, "disk", 1)
+            self._on_shed(record.endpoint, record.variant, "disk", record.count)
         for place, (_, acknowledge) in enumerate(batch):
             if acknowledge is not None:
                 acknowledge(place < kept)
@@ -211,6 +214,6 @@ class SpoolWriter:
                 record, acknowledge = self._queue.popleft()
             except IndexError:
                 return
-            self._on_shed(record.endpoint, record.variant, outcome, 1)
+            self._on_shed(record.endpoint, record.variant, outcome, record.count)
             if acknowledge is not None:
                 acknowledge(False)

@@ -43,6 +43,7 @@ def command() -> None:
       understudy verdict churn
       understudy verdict churn --watch
       understudy verdict churn --control Variant1 --treatment Variant2 --policy policy.toml --json
+      understudy verdict churn --control prod --treatment shadow
       understudy verdict policy churn policy.toml
       understudy verdict replay 5f0c1f0a9d1b4c6e8f21
     """
@@ -181,6 +182,14 @@ def _show(told: dict[str, Any]) -> None:
         console.print(f"{validity['excluded_targeted']:,} requests that named their variant are not counted")
     if validity["label_maturity"] is not None:
         console.print(f"{validity['label_maturity']:.1%} of the mature requests have their label")
+    shadow = told.get("shadow")
+    if shadow is not None and shadow["pairs"]:
+        console.print(
+            f"{shadow['agreeing']:,} of {shadow['pairs']:,} pairs agree; "
+            f"{shadow['unlabelled_disagreements']:,} that do not have no label"
+        )
+    for hint in told.get("hints", ()):
+        console.print(f"hint: {hint}")
     console.print(f"understudy {told['replay']}")
 
 

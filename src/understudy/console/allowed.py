@@ -1,7 +1,8 @@
 """Which operations of the API the console may call, and which of them change something.
 
-Owns the two lists; the console's face refuses every other operation, and those of :data:`WRITES` where it
-is read-only.  All of them speak JSON on the wire.
+Owns the lists; the console's face refuses every other operation, and those of :data:`WRITES` where it is
+read-only.  All of them speak JSON on the wire.  Of Understudy's own calls GET reads, and what
+:func:`only_asks` names.
 """
 
 from __future__ import annotations
@@ -59,3 +60,14 @@ WRITES: frozenset[tuple[str, str]] = frozenset(
         ("cloudwatch", "SetAlarmState"),
     }
 )
+
+_QUESTIONS = frozenset({"guardrails", "plan", "verdict"})
+
+
+def only_asks(method: str, path: str) -> bool:
+    """Tell whether one of Understudy's own calls changes nothing: a POST may carry a question.
+
+    >>> only_asks("POST", "endpoints/churn/guardrails"), only_asks("POST", "endpoints/churn/rollback")
+    (True, False)
+    """
+    return method == "GET" or (method == "POST" and path.rpartition("/")[2] in _QUESTIONS)

@@ -27,7 +27,7 @@ from starlette.types import Receive, Scope, Send
 
 from understudy import __version__
 from understudy.console import captures, reads
-from understudy.console.allowed import READS, WRITES
+from understudy.console.allowed import READS, WRITES, only_asks
 from understudy.console.answers import BadRequest, gzipped, json_answer, number, refusal, secured, text
 from understudy.console.files import ConsoleFile, ConsoleFiles
 from understudy.console.invoking import Invoker
@@ -47,6 +47,7 @@ from understudy.operations.services import Services
 ROOT = "/console"
 CSRF_HEADER = "x-understudy-csrf"
 MAX_BODY_BYTES = 8 << 20
+MOST_ANSWERS = 20
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +155,8 @@ class ConsoleFace:
             self._refuse_change()
             return json_answer(await self._in_thread(self._invoke, body))
         if path.startswith("own/"):
-            self._refuse_change()
+            if not only_asks(request.method, path):
+                self._refuse_change()
             return await self._own(request, request.method, path, body)
         kind, _, rest = path.partition("/")
         service, _, operation = rest.partition("/")
@@ -240,10 +242,15 @@ class ConsoleFace:
 
     def _readers(self) -> dict[str, Callable[[Mapping[str, str]], Any]]:
         return {
-            "status": lambda _: {**self.describe(), "tests": reads.unfinished_tests(self.services.records)},
+            "status": lambda _: {
+                **self.describe(),
+                "tests": reads.unfinished_tests(self.services.records),
+                "rollouts": reads.rollouts_under_way(self.services.records, self.services.clock.now_s()),
+            },
             "statistics": self._statistics,
             "lineage": lambda _: reads.lineage(self.services.records, self.services.objects),
             "events": self._events,
+            "answers": self._answers,
             "captures": self._captures,
             "differences": self._differences,
         }
@@ -261,6 +268,14 @@ class ConsoleFace:
             end_s,
             self.services.clock.now_s(),
         )
+
+    def _answers(self, query: Mapping[str, str]) -> Any:
+        """Carry out several own calls that read, each with its status: a refusal is an answer to show."""
+        paths = text(query, "paths").split("\n")
+        if len(paths) > MOST_ANSWERS:
+            raise BadRequest(f"paths: name at most {MOST_ANSWERS} of them, one a line.")
+        found = (self.own_call("GET", path, b"") for path in paths)
+        return {"answers": [{"status": status, "told": told} for status, told in found]}
 
     def _events(self, query: Mapping[str, str]) -> Any:
         arn = text(query, "arn")

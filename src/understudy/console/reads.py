@@ -26,6 +26,7 @@ from understudy.core.metrics import (
 )
 from understudy.core.models import Model, containers_of
 from understudy.core.ports import Event, Objects, Query, Records, Series
+from understudy.core.rollout_progress import progress_of
 from understudy.core.statistics import statistic
 
 STATISTICS = ("SampleCount", "Sum", "Average", "Minimum", "p50", "p90", "p99", "Maximum")
@@ -228,4 +229,13 @@ def unfinished_tests(records: Records) -> list[dict[str, Any]]:
         }
         for stored in records.find(InferenceExperiment, Query())
         if stored.value.status not in ENDED
+    ]
+
+
+def rollouts_under_way(records: Records, now_s: float) -> list[dict[str, Any]]:
+    """List updates that are not over: what the overview shows of them; alarms are the endpoint's page's."""
+    return [
+        progress_of(stored.value, (), now_s)
+        for stored in records.find(Endpoint, Query())
+        if stored.value.update is not None and stored.value.update.kind == "update"
     ]

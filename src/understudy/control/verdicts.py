@@ -8,18 +8,20 @@ controller that is killed anywhere in between goes on from the last commit.  Mai
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from understudy.analysis.routed import Extra
-from understudy.capture.judging import Judge, Judged, judged_of, policy_for
+from understudy.capture.judging import UNREADABLE, Judge, Judged, policy_for, readable
 from understudy.core.endpoints import Endpoint
 from understudy.core.errors import Conflict
 from understudy.core.judgements import Judgement, Pair, VerdictInputs, pairs_of
 from understudy.core.metrics import Datum, SeriesKey, Summary
 from understudy.core.names import Place
 from understudy.core.ports import Clock, Delete, Event, Put, Query, Records, Series, Stages, Stored
+from understudy.core.stages import Stage
 from understudy.core.verdicts import Verdict
 
 log = logging.getLogger(__name__)
@@ -30,7 +32,16 @@ ROUNDS = 20  # of one judgement per tick, when it has much to catch up with
 # Rows of requests that ended while the last of an arm's instances drained.
 LINGERS_S = 90.0
 
+_T = TypeVar("_T")
 LabelEvidence = Callable[[Judged], Extra | None]
+
+
+@dataclass(frozen=True)
+class LiveJudgement:
+    """A judgement of two arms that serve now, and the stage that is open."""
+
+    judged: Judged
+    stage: Stage
 
 
 def no_labels(_: Judged) -> Extra | None:
@@ -64,6 +75,9 @@ class VerdictLoop:
         self._label_evidence = label_evidence
         self._known: dict[str, tuple[Judged, int]] | None = None
         self._published: dict[str, float] = {}
+        self._live: dict[str, Stage] = {}
+        self._broken: dict[str, str] = {}
+        self._unreadable: dict[str, int] = {}
 
     def tick(self) -> bool:
         """Bring all judgements up to date; tell whether more is waiting."""
@@ -73,27 +87,56 @@ class VerdictLoop:
             self._known = None  # what is on disk counts, as after a crash
             raise
 
+    def live(self) -> list[LiveJudgement]:
+        """Return the judgements of arms that serve now, as they were left by :meth:`tick`."""
+        return [
+            LiveJudgement(self._load()[name][0], stage)
+            for name, stage in self._live.items()
+            if name in self._load()
+        ]
+
     def _tick(self) -> bool:
         now_s = self._clock.now_s()
         known = self._load()
-        live: set[str] = set()
+        live: dict[str, Stage] = {}
         more = False
         for stage in self._stages.open():
             for pair in pairs_of(stage):
-                live.add(pair.name)
-                more |= self._follow(pair, now_s)
+                live[pair.name] = stage
+                more |= self._attempt(pair.name, self._follow, pair, now_s)
         for name, (judged, _) in list(known.items()):
             if name not in live and judged.judgement.ended_at_s is None:
-                more |= self._finish(judged, now_s)
+                more |= self._attempt(name, self._finish, judged, now_s)
+        self._live = live
         self._publish(live, now_s)
+        return more
+
+    def _attempt(self, name: str, work: Callable[[_T, float], bool], about: _T, now_s: float) -> bool:
+        """Bring one judgement up to date; one that can't be stops no other.
+
+        Errors of the stores stop the round: they are everybody's.
+        """
+        try:
+            more = work(about, now_s)
+        except UNREADABLE as error:
+            if self._broken.get(name) != repr(error):  # told once, not five times a second
+                self._broken[name] = repr(error)
+                log.exception("the judgement %s can't be brought up to date", name)
+            return False
+        self._broken.pop(name, None)
         return more
 
     def _load(self) -> dict[str, tuple[Judged, int]]:
         if self._known is None:
-            self._known = {
-                stored.value.name: (judged_of(stored.value), stored.version)
-                for stored in self._records.find(Judgement, Query())
-            }
+            known: dict[str, tuple[Judged, int]] = {}
+            self._unreadable = {}
+            for stored in self._records.find(Judgement, Query()):
+                judged = readable(stored.value)
+                if judged is None:
+                    self._unreadable[stored.value.name] = stored.version
+                else:
+                    known[stored.value.name] = (judged, stored.version)
+            self._known = known
         return self._known
 
     def _follow(self, pair: Pair, now_s: float) -> bool:
@@ -105,8 +148,10 @@ class VerdictLoop:
             if begun is None:
                 return False
             self._judge.forget(pair.name)
-            self._commit(begun, 0 if held is None else held[1], None, now_s)
-        elif held[0].policy != policy:
+            # One that can't be read is counted again from the logs.
+            version = self._unreadable.pop(pair.name, 0) if held is None else held[1]
+            self._commit(begun, version, None, now_s)
+        elif not held[0].policy.decides_as(policy):
             # Evidence for other promises begins with the next request: what was seen can't be promised.
             begun = self._judge.begin(pair, policy, now_s)
             if begun is None:
@@ -120,6 +165,8 @@ class VerdictLoop:
                 started_at_s=now_s,
             )
             self._commit(replace(begun, judgement=moved), held[1], held[0], now_s)
+        elif held[0].policy != policy:
+            self._commit(replace(held[0], policy=policy), held[1], held[0], now_s)
         return self._catch_up(pair.name, now_s)
 
     def _catch_up(self, name: str, now_s: float) -> bool:
@@ -201,7 +248,7 @@ class VerdictLoop:
 
     # --- metrics -------------------------------------------------------------------------------------
 
-    def _publish(self, live: set[str], now_s: float) -> None:
+    def _publish(self, live: Mapping[str, Stage], now_s: float) -> None:
         """Tell CloudWatch what each live judgement weighs, once a second."""
         data: list[Datum] = []
         for name in live:
@@ -210,14 +257,17 @@ class VerdictLoop:
                 continue
             self._published[name] = now_s
             data += evidence_data(held[0].judgement.pair, held[0].verdict(), int(now_s))
-        for name in self._published.keys() - live:
+        for name in self._published.keys() - live.keys():
             del self._published[name]
         if data:
             self._series.record(data)
 
 
 def evidence_data(pair: Pair, verdict: Verdict, at_s: int) -> list[Datum]:
-    """Render a verdict's evidence as metrics of the treatment, with and without its configuration."""
+    """Render a verdict's evidence as metrics of the treatment, with and without its configuration.
+
+    Effects and their intervals are told by metric (dimension ``Metric``), where there is something to tell.
+    """
     plain = (("EndpointName", pair.endpoint), ("VariantName", pair.treatment.variant))
     of_config = (("EndpointConfigName", pair.treatment.config_name), *plain)
     values = (
@@ -225,8 +275,15 @@ def evidence_data(pair: Pair, verdict: Verdict, at_s: int) -> list[Datum]:
         ("NonInferiorityEvidenceLog10", verdict.noninferiority_log10),
         ("PromoteEvidenceLog10", verdict.promote_log10),
     )
+    told: list[tuple[str, float, tuple[tuple[str, str], ...]]] = [
+        (name, value, dimensions) for name, value in values for dimensions in (plain, of_config)
+    ]
+    for row in verdict.evidence:
+        of_metric = (*of_config, ("Metric", row["metric"]))
+        low, high = row["interval"] or (None, None)
+        effects = (("Effect", row["effect"]), ("EffectLow", low), ("EffectHigh", high))
+        told += [(name, value, of_metric) for name, value in effects if value is not None]
     return [
         Datum(SeriesKey(NAMESPACE, name, tuple(sorted(dimensions))), at_s, "None", Summary.of([value]))
-        for name, value in values
-        for dimensions in (plain, of_config)
+        for name, value, dimensions in told
     ]

@@ -159,12 +159,12 @@ def _trigger(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _where_to_look(alarm: Alarm, rules: ActionRules) -> dict[str, Any]:
-    """Name the endpoint that an alarm is about, if it is about one, and the commands that show more."""
+    """Link the alarm's page of the console; name its endpoint, if any, and the commands that show more."""
     commands = [f"aws cloudwatch describe-alarm-history --alarm-name '{alarm.name}'"]
     endpoint = endpoint_of(alarm.request)
+    link = f"{rules.endpoint_url}/console/alarms/{quote(alarm.name, safe='')}"
     if endpoint is None:
-        return {"Link": rules.endpoint_url, "Look": commands}
-    link = f"{rules.endpoint_url}/understudy/v1/endpoints/{quote(endpoint, safe='')}/guardrails"
+        return {"Link": link, "Look": commands}
     commands += [f"understudy status # {endpoint}", f"understudy logs {endpoint}"]
     return {"EndpointName": endpoint, "Link": link, "Look": commands}
 

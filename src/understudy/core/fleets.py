@@ -3,7 +3,7 @@
 Owns how a configuration's members become a :class:`Fleet`, capture included, and what of a serving fleet
 an update may keep.  Refuses nothing: the configuration was checked when it was accepted.
 
-Main functions: :func:`fleet_of`, :func:`retain_properties`.
+Main functions: :func:`fleet_of`, :func:`retain_properties`, :func:`wish_variants`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from understudy.core.endpoints import EndpointConfig, Fleet, FleetVariant
+from understudy.core.endpoints import Endpoint, EndpointConfig, Fleet, FleetVariant, PendingUpdate
 from understudy.core.models import Model, containers_of
 from understudy.core.routing import CaptureRoute
 
@@ -117,3 +117,20 @@ def retain_properties(fleet: Fleet, serving: Fleet, excluded: Collection[str]) -
             variant = replace(variant, desired_count=kept.desired_count)
         variants.append(variant)
     return replace(fleet, variants=tuple(variants))
+
+
+def wish_variants(endpoint: Endpoint, fleet: Fleet, now_s: float) -> Endpoint:
+    """Wish that an endpoint's fleet has other weights or counts; control carries it out.
+
+    Args:
+        fleet: The one that serves, with the wished weights and counts.
+    """
+    return replace(endpoint, fleet=fleet, update=PendingUpdate("weights", now_s, phase_at_s=now_s))
+
+
+def told_variants(fleet: Fleet) -> dict[str, Any]:
+    """Render a fleet's wished weights and counts for the audit trail."""
+    return {
+        variant.name: {"weight": variant.desired_weight, "instances": variant.desired_count}
+        for variant in fleet.variants
+    }

@@ -16,6 +16,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any, TypeVar
 
 
@@ -73,8 +74,8 @@ class MetricRule:
         quantile: Of a latency, in (0, 1).
         threshold_us: Of a latency: the limit, microseconds; None takes the control's own quantile, before
             use.
-        acceptable_rate: Of a rate: proven to be below it, it is no harm whatever the ratio; None for no
-            bound.
+        acceptable_rate: Of a rate: proven to be below it, it is no harm whatever the ratio; of pairs the
+            share that disagrees, which bounds every difference of their quality.  None for no bound.
         every_request: Of a rate: bet on the requests without an event too; right above 5 %.
         clip: Of a mean: scores are cut to [-clip, clip], fixed before use.
         needs_labels: Counted from labels or outcomes that come later.
@@ -103,6 +104,35 @@ class MetricRule:
 
 
 @dataclass(frozen=True)
+class Ramp:
+    """How the autopilot raises a treatment's share once it is proven.
+
+    Attributes:
+        percents: The treatment's share of what both arms get, rising, the last 100.
+        minimum_requests: Of the treatment (users of a sticky endpoint), at each share before the next.
+        minimum_s: Seconds at each share before the next.
+    """
+
+    percents: tuple[float, ...] = (5.0, 10.0, 25.0, 50.0, 100.0)
+    minimum_requests: int = 100
+    minimum_s: float = 10.0
+
+
+@dataclass(frozen=True)
+class Bandit:
+    """How the autopilot shares traffic among variants by how likely each is the best.
+
+    Attributes:
+        floor: Least share of every variant; at most half of an equal share.
+        every_s: Seconds between two changes of weights at least; a tenth of the test's age where that is
+            longer, so that stages stay few.
+    """
+
+    floor: float = 0.1
+    every_s: float = 60.0
+
+
+@dataclass(frozen=True)
 class Policy:
     """What must be shown before a change is promoted, kept out, or taken back.
 
@@ -118,6 +148,7 @@ class Policy:
         mode: When is looked at the primary metric.
         horizon_requests: Of both arms, in mode ``horizon``.
         looks: Planned looks in mode ``horizon``.
+        ramp, bandit: What the autopilot does with verdicts; nothing is decided by them.
     """
 
     name: str
@@ -131,6 +162,8 @@ class Policy:
     mode: Mode = Mode.ANYTIME
     horizon_requests: int | None = None
     looks: int = 5
+    ramp: Ramp = Ramp()
+    bandit: Bandit = Bandit()
 
     @property
     def rules(self) -> tuple[MetricRule, ...]:
@@ -138,8 +171,16 @@ class Policy:
         return self.guardrails if self.primary is None else (self.primary, *self.guardrails)
 
     def to_json(self) -> dict[str, Any]:
-        """Render so that :func:`parse_policy` reads it back."""
-        return asdict(self)
+        """Render so that :func:`parse_policy` reads it back; defaults of the autopilot are left out."""
+        rendered = asdict(self)
+        for name, default in (("ramp", Ramp()), ("bandit", Bandit())):
+            if getattr(self, name) == default:
+                del rendered[name]
+        return rendered
+
+    def decides_as(self, other: Policy) -> bool:
+        """Tell whether another policy decides the same, whatever is done about it."""
+        return replace(self, ramp=other.ramp, bandit=other.bandit) == other
 
 
 _ERRORS = MetricRule("error_rate", Measure.RATE, mde=3.0, margin=2.0, tolerance=1.1)
@@ -214,6 +255,18 @@ def default_policy(kind: Kind | str = Kind.DEPLOY) -> Policy:
     )
 
 
+def shadow_policy() -> Policy:
+    """Return what is proven of a shadow when nobody said what to prove: no worse, by labels or agreement."""
+    return Policy(
+        "shadow/default",
+        Kind.DEPLOY,
+        guardrails=(
+            replace(_KNOWN["shadow_agreement"], acceptable_rate=0.01),
+            replace(_ERRORS, acceptable_rate=0.001),
+        ),
+    )
+
+
 def read_policy(text: str) -> Policy:
     """Read TOML, or JSON when the text begins with a brace.
 
@@ -256,6 +309,8 @@ def parse_policy(data: Any) -> Policy:
         if given.get("horizon_requests") is None
         else _whole(given, "horizon_requests", 0, 1),
         looks=_whole(given, "looks", base.looks, 1),
+        ramp=_ramp(given.get("ramp", {})),
+        bandit=_bandit(given.get("bandit", {})),
     )
     return _consistent(policy)
 
@@ -280,6 +335,36 @@ def _consistent(policy: Policy) -> Policy:
     return policy
 
 
+def _ramp(data: Any) -> Ramp:
+    """Read ``ramp``: a list of percents, or a table."""
+    given = {"percents": data} if isinstance(data, list | tuple) else _table(data, "ramp")
+    base = Ramp()
+    _known_keys(given, {one.name for one in fields(Ramp)}, "ramp.")
+    percents = given.get("percents", base.percents)
+    if not isinstance(percents, list | tuple) or not percents:
+        raise PolicyError("ramp.percents: a list of numbers is expected")
+    steps = tuple(
+        _number({f"percents[{at}]": one}, f"percents[{at}]", None, "ramp", above=0.0)
+        for at, one in enumerate(percents)
+    )
+    if any(low >= high for low, high in pairwise(steps)) or steps[-1] != 100.0:
+        raise PolicyError("ramp.percents: must rise, and end with 100")
+    return Ramp(
+        steps,
+        _whole(given, "minimum_requests", base.minimum_requests, 0, "ramp"),
+        _number(given, "minimum_s", base.minimum_s, "ramp", least=0.0),
+    )
+
+
+def _bandit(data: Any) -> Bandit:
+    given, base = _table(data, "bandit"), Bandit()
+    _known_keys(given, {one.name for one in fields(Bandit)}, "bandit.")
+    return Bandit(
+        _number(given, "floor", base.floor, "bandit", above=0.0, below=0.5),
+        _number(given, "every_s", base.every_s, "bandit", least=1.0),
+    )
+
+
 def _rules(data: Any) -> tuple[MetricRule, ...]:
     if not isinstance(data, list | tuple):
         raise PolicyError("guardrails: a list of tables is expected")
@@ -288,6 +373,12 @@ def _rules(data: Any) -> tuple[MetricRule, ...]:
 
 def _rule(data: Any, place: str) -> MetricRule:
     given = _table(data, place)
+    if _AGGREGATED.intersection(given) or "/" in str(given.get("metric", "")):
+        raise PolicyError(
+            f"{place}.metric: metrics of PutMetricData can't be judged: they are sums that don't say of which"
+            " requests, so nobody can tell who was assigned at random, in which stage, or how independent"
+            " they are; report the values as outcomes (POST /understudy/v1/endpoints/NAME/outcomes)"
+        )
     _known_keys(given, {one.name for one in fields(MetricRule)}, f"{place}.")
     if "metric" not in given:
         raise PolicyError(f"{place}.metric: missing")
@@ -345,8 +436,9 @@ def _consistent_rule(rule: MetricRule, place: str) -> MetricRule:
         raise PolicyError(
             f"{place}.clip: a mean needs the largest score that counts, e.g. the 99.9th percentile"
         )
-    if rule.acceptable_rate is not None and (rule.measure is not Measure.RATE or rule.better != "lower"):
-        raise PolicyError(f"{place}.acceptable_rate: only of a rate that is better lower")
+    lower_rate = rule.measure is Measure.RATE and rule.better == "lower"
+    if rule.acceptable_rate is not None and not lower_rate and rule.measure is not Measure.PAIRED:
+        raise PolicyError(f"{place}.acceptable_rate: only of a rate that is better lower, or of pairs")
     return rule
 
 
@@ -380,6 +472,8 @@ def _better(value: Any, place: str) -> str:
     return str(value)
 
 
+# How CloudWatch's metrics are named; a policy's are named by one word.
+_AGGREGATED = frozenset({"namespace", "dimensions", "statistic", "cloudwatch"})
 _E = TypeVar("_E", bound=StrEnum)
 
 
@@ -413,8 +507,9 @@ def _number(
     return float(value)
 
 
-def _whole(given: Mapping[str, Any], key: str, default: int, least: int) -> int:
+def _whole(given: Mapping[str, Any], key: str, default: int, least: int, place: str = "") -> int:
     value = given.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        key = f"{place}.{key}" if place else key
         raise PolicyError(f"{key}: a whole number of at least {least} is expected")
     return value

@@ -94,6 +94,49 @@ class Counter(Protocol):
         ...
 
 
+class Entry:
+    """What is counted again and again under one name, as the journal knows it.
+
+    Args:
+        name: See :meth:`Ledger.log`.
+    """
+
+    __slots__ = ("_generation", "_ledger", "_name", "_slot")
+
+    def __init__(self, ledger: Ledger, name: Name) -> None:
+        self._ledger = ledger
+        self._name = name
+        self._slot = self._generation = 0
+
+    def log(self, value: int) -> None:
+        """Write down what is about to be counted."""
+        journal = self._ledger.journal
+        if journal is not None:
+            if self._generation != journal.generation or journal.at > journal.limit:
+                self._slot = self._ledger.slot(self._name)
+                self._generation = journal.generation
+            journal.write(self._slot, value, 0)
+
+
+class Expectation(Entry):
+    """The records of one variant that are to come out of the spool.
+
+    Attributes:
+        count: How many were announced and have not been noted as shed.
+    """
+
+    __slots__ = ("count",)
+
+    def __init__(self, ledger: Ledger, key: tuple[str, str, str]) -> None:
+        super().__init__(ledger, ("expected", *key))
+        self.count = 0
+
+    def add(self, count: int = 1) -> None:
+        """Note that an answer leaves whose record is to come, or to be noted as shed."""
+        self.log(count)
+        self.count += count
+
+
 class Tally:
     """Counts of one variant since they were last taken.
 
@@ -109,6 +152,7 @@ class Tally:
     """
 
     __slots__ = (
+        "_begun",
         "_generation",
         "_ledger",
         "_slot",
@@ -137,6 +181,7 @@ class Tally:
         self.open = 0
         self._slot = self._generation = 0
         self.share = self._slot_share = 0.0
+        self._begun = Entry(ledger, ("begin", *key, 0.0))
         self._clear()
 
     def _clear(self) -> None:
@@ -160,11 +205,13 @@ class Tally:
         Args:
             share: 1 / instances of the variant.
         """
-        self._ledger.log(("begin", *self.key, share), 1)
+        if share != self.share:
+            self._begun = Entry(self._ledger, ("begin", *self.key, share))
+            self.share = share
+        self._begun.log(1)
         if not self.tracked:
             self.tracked, self.open = True, 0
         self.open += 1
-        self.share = share
 
     def answered(self, share: float, model_us: int, overhead_us: int) -> None:
         """Count a request that the model answered with 2XX.
@@ -311,7 +358,7 @@ class Ledger:
         self._closed: dict[tuple[Key, int], dict[str, Any]] = {}
         self._refused: dict[str, int] = {}
         self._outcomes: dict[tuple[str, str, str], dict[str, int]] = {}
-        self._expected: dict[tuple[str, str, str], int] = {}
+        self._expected: dict[tuple[str, str, str], Expectation] = {}
         self._sequence = 0
         self._under_way: dict[str, Any] | None = None
         if journal is not None:
@@ -360,7 +407,7 @@ class Ledger:
         self.log(("noted", kind, endpoint, variant, outcome), count)
         key = (kind, endpoint, variant)
         if kind in SPOOLED and outcome in SHED:
-            self._expected[key] = self._expected.get(key, 0) - count
+            self.expectation(*key).count -= count
         counts = self._outcomes.get(key)
         if counts is None:
             counts = self._outcomes[key] = {}
@@ -372,9 +419,15 @@ class Ledger:
         Args:
             kind: One of ``SPOOLED``.
         """
+        self.expectation(kind, endpoint, variant).add(count)
+
+    def expectation(self, kind: str, endpoint: str, variant: str) -> Expectation:
+        """Return what is to come of a variant's records; see :meth:`expect`."""
         key = (kind, endpoint, variant)
-        self.log(("expected", *key), count)
-        self._expected[key] = self._expected.get(key, 0) + count
+        known = self._expected.get(key)
+        if known is None:
+            known = self._expected[key] = Expectation(self, key)
+        return known
 
     def close_second(self, at_s: int) -> None:
         """Move what was counted since the last call into the second ``at_s``."""
@@ -474,7 +527,7 @@ class Ledger:
             "closed": list(self._closed.values()),
             "refused": self._refused,
             "outcomes": [[*key, counts] for key, counts in self._outcomes.items()],
-            "expected": [[*key, count] for key, count in self._expected.items()],
+            "expected": [[*key, one.count] for key, one in self._expected.items()],
             "open": [[*one.key, one.share, one.open] for one in self._tallies.values() if one.open > 0],
         }
 
@@ -484,7 +537,8 @@ class Ledger:
             self._closed[Key(**{name: item[name] for name in Key._fields}), item["at_s"]] = item
         self._refused = snapshot["refused"]
         self._outcomes = {(kind, *place): counts for kind, *place, counts in snapshot["outcomes"]}
-        self._expected = {(kind, *place): count for kind, *place, count in snapshot["expected"]}
+        for kind, endpoint, variant, count in snapshot["expected"]:
+            self.expectation(kind, endpoint, variant).count = count
         for *key, share, count in snapshot["open"]:
             tally = self.tally(*key)
             for _ in range(count):
@@ -547,4 +601,4 @@ def read_back(found: Read) -> tuple[list[dict[str, Any]], dict[tuple[str, str, s
     while (batch := ledger.next_batch(at_s)) is not None:
         batches.append(batch)
         ledger.acknowledge(batch["seq"])
-    return batches, {whose: count for whose, count in ledger._expected.items() if count}
+    return batches, {whose: one.count for whose, one in ledger._expected.items() if one.count}

@@ -105,23 +105,23 @@ class _Process:
     def __init__(self, options: argparse.Namespace, draw: Callable[[], float]) -> None:
         self._options = options
         self._draw = draw
+        self._wall_s = self._clock(options.time_anchor, options.time_scale)
         self._boot = os.urandom(8).hex()
         self._second = 0
         self._last_sweep_s = self._last_ping_s = self._last_close_s = time.monotonic()
 
     # The process is its own root: it wires the real clock, which rooms below it may not import.
-    def _real_s(self) -> float:
-        return time.time()  # noqa: TID251
-
-    def _wall_s(self) -> float:
-        real_s, anchor_s, scale = self._real_s(), self._options.time_anchor, self._options.time_scale
-        return real_s if scale == 1.0 else float(anchor_s + (real_s - anchor_s) * scale)
+    @staticmethod
+    def _clock(anchor_s: float, scale: float) -> Callable[[], float]:
+        """Return the server's clock; unscaled, it is the system's, which every captured request asks."""
+        real_s = time.time  # noqa: TID251
+        return real_s if scale == 1.0 else lambda: anchor_s + (real_s() - anchor_s) * scale
 
     async def run(self) -> int:
         options = self._options
         loop = self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        self._gate = Gate(options.credentials, signed=options.auth == "sigv4", now_s=self._real_s)
+        self._gate = Gate(options.credentials, signed=options.auth == "sigv4", now_s=time.time)  # noqa: TID251
         self._router = Router(
             gate=self._gate,
             draw=self._draw,
@@ -273,6 +273,8 @@ class _Process:
             await asyncio.sleep(0.02)
         router.tee.abandon(links)
         await asyncio.sleep(0)
+        router.tap.pack()
         await self._loop.run_in_executor(None, router.tap.close, SPOOL_GRACE_S)
+        router.tap.pack()  # what came meanwhile is shed, and counted
         await self._loop.run_in_executor(None, router.assignments.close, SPOOL_GRACE_S)
         await asyncio.sleep(0)  # what its thread has just told is counted

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from understudy.core.autopilot import Autopilot
 from understudy.core.endpoints import Endpoint, EndpointConfig
 from understudy.core.errors import ValidationException
+from understudy.core.ports import Put
 
 ARN = "arn:aws:sagemaker:us-east-1:123456789012:endpoint-config/config"
 
@@ -92,6 +94,25 @@ def test_an_endpoints_extensions_follow_its_tags(aws: Any) -> None:
     aws("DeleteTags", ResourceArn=arn, TagKeys=["understudy:sticky", "team"])
     assert extensions() == {"assignments": "off"}
     assert aws("ListTags", ResourceArn=arn)["Tags"] == [tag("understudy:assignments", "off")]
+
+
+def test_an_autopilots_tag_is_checked_and_setting_it_again_begins_anew(aws: Any) -> None:
+    aws.model()
+    aws.config()
+    arn = aws("CreateEndpoint", EndpointName="ep", EndpointConfigName="config")["EndpointArn"]
+    for wrong in ("", "yes", "PROMOTE", "promote,rollback"):
+        with pytest.raises(ValidationException, match="promote or rollback or both or bandit"):
+            aws("AddTags", ResourceArn=arn, Tags=[tag("understudy:autopilot", wrong)])
+    aws("AddTags", ResourceArn=arn, Tags=[tag("understudy:autopilot", "both")])
+    assert aws.records.get(Endpoint, "ep").value.extensions == {"autopilot": "both"}
+    paused = Autopilot("ep", "both", 1.0, "f1", {}, 1.0, 1.0, 1.0, 1.0, paused="by hand")
+    aws.records.commit([Put(paused, 0)])
+    aws("AddTags", ResourceArn=arn, Tags=[tag("team", "risk")])
+    assert aws.records.get(Autopilot, "ep") is not None
+    aws("AddTags", ResourceArn=arn, Tags=[tag("understudy:autopilot", "both")])
+    assert aws.records.get(Autopilot, "ep") is None
+    aws("DeleteTags", ResourceArn=arn, TagKeys=["understudy:autopilot"])
+    assert aws.records.get(Endpoint, "ep").value.extensions == {}
 
 
 CAPTURE = {

@@ -14,7 +14,7 @@ from typing import Any
 from understudy.core.deployments import ALL_AT_ONCE, check_deployment, check_sizes, plan_of
 from understudy.core.endpoints import Endpoint, EndpointStatus, Fleet, FleetVariant, PendingUpdate
 from understudy.core.errors import ApiError, ValidationException
-from understudy.core.fleets import retain_properties
+from understudy.core.fleets import retain_properties, told_variants, wish_variants
 from understudy.core.ports import Event, Put
 from understudy.operations.guardrails import events_for
 from understudy.operations.sagemaker.endpoint_configs import check_weights, get_config
@@ -185,13 +185,9 @@ def update_endpoint_weights_and_capacities(services: Services, request: dict[str
             )
         variants = tuple(_wished(variant, wishes.get(variant.name, {})) for variant in serving.variants)
         check_weights(variant.desired_weight for variant in variants)
-        now_s = services.clock.now_s()
-        wished = replace(
-            endpoint,
-            fleet=check_size(replace(serving, variants=variants)),
-            update=PendingUpdate("weights", now_s, phase_at_s=now_s),
-        )
-        return wished, {"from": _told(serving.variants), "to": _told(variants)}
+        fleet = check_size(replace(serving, variants=variants))
+        wished = wish_variants(endpoint, fleet, services.clock.now_s())
+        return wished, {"from": told_variants(serving), "to": told_variants(fleet)}
 
     return _change(services, request["EndpointName"], "WeightsRequested", plan)
 
@@ -203,13 +199,6 @@ def _wished(variant: FleetVariant, wish: dict[str, Any]) -> FleetVariant:
         desired_weight=variant.desired_weight if weight is None else float(weight),
         desired_count=variant.desired_count if count is None else count,
     )
-
-
-def _told(variants: tuple[FleetVariant, ...]) -> dict[str, Any]:
-    return {
-        variant.name: {"weight": variant.desired_weight, "instances": variant.desired_count}
-        for variant in variants
-    }
 
 
 OPERATIONS: dict[tuple[str, str], Operation] = {

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from understudy.core.assignment import ATTRIBUTE, LOG_ALL, LOG_OFF, SESSION, is_sticky_value
+from understudy.core.autopilot import MODES
 from understudy.core.errors import ValidationException
 from understudy.operations.sagemaker.wording import CONFIG, ENDPOINT, EXPERIMENT
 
@@ -94,6 +95,8 @@ EXTENSIONS: dict[str, dict[str, Values]] = {
         # Which requests are logged with their assignment; without it those with an InferenceId, and all of a
         # sticky endpoint.
         "assignments": Words((LOG_ALL, LOG_OFF)),
+        # Weights follow verdicts, or what is likeliest the best.
+        "autopilot": Words(MODES),
     },
     EXPERIMENT: {
         # Of the capture that the test's DataStorageConfig asks for.

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from understudy.core.autopilot import AUTOPILOT, Autopilot
 from understudy.core.endpoints import Endpoint, EndpointConfig
 from understudy.core.errors import ResourceNotFound, ValidationException
 from understudy.core.experiments import InferenceExperiment
 from understudy.core.models import Model, Tags
 from understudy.core.names import Place
 from understudy.core.ports import Delete, Event, Put, Records
-from understudy.operations.sagemaker.extensions import extensions_of, refuse_changed_extensions
+from understudy.operations.sagemaker.extensions import PREFIX, extensions_of, refuse_changed_extensions
 from understudy.operations.sagemaker.wording import CONFIG, ENDPOINT, EXPERIMENT, MODEL, until_agreed
 from understudy.operations.services import Operation, Services
 
@@ -93,6 +94,7 @@ def _change(services: Services, arn: str, changed: dict[str, str], removed: Sequ
         before = {} if stored is None else stored.value.tags
         after = {key: value for key, value in {**before, **changed}.items() if key not in removed}
         rest = _changes_of_endpoint(services, arn, after)
+        begins = _autopilot_begins(services, arn, (*changed, *removed))
         if rest is None:
             refuse_changed_extensions((*changed, *removed), before, after)
         if len(after) > MOST_TAGS:
@@ -100,6 +102,8 @@ def _change(services: Services, arn: str, changed: dict[str, str], removed: Sequ
                 f'"{arn}" would have {len(after)} tags; a resource can have {MOST_TAGS} at most.'
             )
         if after == before:
+            if begins:
+                services.records.commit(begins)
             return after
         version = 0 if stored is None else stored.version
         created_at_s = now_s if stored is None else stored.value.created_at_s
@@ -107,7 +111,7 @@ def _change(services: Services, arn: str, changed: dict[str, str], removed: Sequ
         if after:
             write = Put(Tags(arn, after, created_at_s, now_s), version)
         event = Event(arn, "TagsChanged", now_s, {"from": before, "to": after})
-        services.records.commit([write, *(rest or []), event])
+        services.records.commit([write, *(rest or []), *begins, event])
         return after
 
     answer = until_agreed(attempt)
@@ -129,6 +133,14 @@ def _changes_of_endpoint(services: Services, arn: str, tags: dict[str, str]) -> 
     if stored is None or stored.value.extensions == extensions:
         return []
     return [Put(replace(stored.value, extensions=extensions), stored.version)]
+
+
+def _autopilot_begins(services: Services, arn: str, keys: Sequence[str]) -> Changes:
+    """Say what to commit so that an autopilot whose tag is set, again or anew, begins with what it finds."""
+    if f"{PREFIX}{AUTOPILOT}" not in keys:
+        return []
+    stored = services.records.get(Autopilot, arn.split(":", 5)[5].partition("/")[2])
+    return [] if stored is None else [Delete(Autopilot, stored.value.name, stored.version)]
 
 
 def add_tags(services: Services, request: dict[str, Any]) -> dict[str, Any]:

@@ -8,13 +8,16 @@ is kept, so that its ``replay`` can be asked for.  Main functions: :func:`get_ve
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from understudy.analysis.planning import plan
 from understudy.analysis.verdicts import replay_verdict
-from understudy.capture.judging import Judge, Judged, judged_of
+from understudy.capture.exposures import is_of_outcomes
+from understudy.capture.judging import Judge, Judged, readable
 from understudy.capture.labelled_arms import LabelledArms
-from understudy.core.endpoints import Endpoint
+from understudy.capture.shadow_pairs import ShadowStores, judge_shadow
+from understudy.core.endpoints import Endpoint, FleetVariant
 from understudy.core.errors import Conflict, ResourceNotFound, ValidationException
 from understudy.core.judgements import (
     ROLLOUT,
@@ -24,7 +27,7 @@ from understudy.core.judgements import (
     VerdictInputs,
     pairs_of,
 )
-from understudy.core.policies import Policy, PolicyError, default_policy, parse_policy
+from understudy.core.policies import Measure, Policy, PolicyError, default_policy, parse_policy, shadow_policy
 from understudy.core.ports import Delete, Put, Query
 from understudy.core.stages import RANDOMISED
 from understudy.operations.sagemaker.wording import until_agreed
@@ -42,10 +45,15 @@ def get_verdict(services: Services, request: OwnRequest) -> dict[str, Any]:
         ValidationException: no two arms were ever judged, or the named ones.
     """
     endpoint = endpoint_of(services, request)
+    shadow = shadow_named(endpoint, request.query)
+    if shadow is not None:
+        stored = services.records.get(EndpointPolicy, endpoint.name)
+        policy = None if stored is None else parse_policy(stored.value.policy)
+        return tell_shadow(services, endpoint, request.query, shadow, policy, explicit=False)
     found = [
-        judged_of(stored.value)
+        judged
         for stored in services.records.find(Judgement, Query())
-        if stored.value.pair.endpoint == endpoint.name
+        if stored.value.pair.endpoint == endpoint.name and (judged := readable(stored.value)) is not None
     ]
     chosen = _chosen(endpoint, found, request.query)
     told = _told(services, chosen)
@@ -63,7 +71,11 @@ def post_verdict(services: Services, request: OwnRequest) -> dict[str, Any]:
     for name, value in names.items():
         if value is not None and not isinstance(value, str):
             raise ValidationException(f"{name} must be the name of a variant.")
-    pair = _pair_meant(services, endpoint, {key: str(one) for key, one in names.items() if one is not None})
+    given = {key: str(one) for key, one in names.items() if one is not None}
+    shadow = shadow_named(endpoint, given)
+    if shadow is not None:
+        return tell_shadow(services, endpoint, given, shadow, policy, explicit=True)
+    pair = _pair_meant(services, endpoint, given)
     judge = Judge(services.stages, services.evidence, services.assignments, services.outcomes)
     judged = judge.begin(pair, policy, services.clock.now_s())
     if judged is None:
@@ -95,7 +107,36 @@ def _told(services: Services, judged: Judged) -> dict[str, Any]:
         "started_at": judged.judgement.started_at_s,
         "ended": judged.judgement.ended_at_s is not None,
         "requests": judged.judgement.requests,
+        "hints": _hints(services, judged),
     }
+
+
+def _hints(services: Services, judged: Judged) -> list[str]:
+    """Say what keeps a policy's outcomes from counting, where it can be seen."""
+    endpoint, requests = judged.judgement.pair.endpoint, judged.judgement.requests
+    waiting = [
+        one.rule.metric
+        for one in judged.evidence.metrics
+        if is_of_outcomes(one.rule)
+        and not any(tally.control_requests + tally.treatment_requests for tally in one.counts)
+        and (one.bankroll is None or not one.bankroll.units)
+    ]
+    if not waiting or not requests:
+        return []
+    hints = []
+    reported = {one.name for one in services.outcomes.tallies(endpoint)}
+    for metric in waiting:
+        if judged.policy.label_window_s <= 0.0:
+            hints.append(f"{metric} counts nothing: label_window_s must be above 0, to say when it is due")
+        elif not services.assignments.read(endpoint, 0, 1):
+            what = f"outcomes of {metric} come, but" if metric in reported else f"{metric} counts nothing:"
+            hints.append(
+                f"{what} no request is in the assignment log: give requests an InferenceId, or set the"
+                " endpoint's tag understudy:assignments=all"
+            )
+        elif metric not in reported:
+            hints.append(f"no outcome named {metric} was ever reported")
+    return hints
 
 
 def _arm(pair: Pair, which: str) -> dict[str, str]:
@@ -134,6 +175,72 @@ def _keep(services: Services, judged: Judged, replay_id: str, decision: str) -> 
         records.commit(changes)
     except Conflict:  # somebody else was told the same verdict just now
         return
+
+
+# --- shadows -----------------------------------------------------------------------------------------
+
+
+def shadow_named(endpoint: Endpoint, names: Mapping[str, str]) -> FleetVariant | None:
+    """Return the shadow that is asked about: named as treatment, or there is nothing else to judge."""
+    fleet = endpoint.fleet
+    if fleet is None or endpoint.update is not None:
+        return None
+    shadows = {one.name: one for one in fleet.variants if one.shadow}
+    if "treatment" in names:
+        return shadows.get(names["treatment"])
+    alone = len(fleet.variants) - len(shadows) == 1
+    return next(iter(shadows.values())) if alone and len(shadows) == 1 else None
+
+
+def tell_shadow(
+    services: Services,
+    endpoint: Endpoint,
+    names: Mapping[str, str],
+    shadow: FleetVariant,
+    policy: Policy | None,
+    *,
+    explicit: bool,
+) -> dict[str, Any]:
+    """Judge a shadow by the pairs that were captured and their labels.
+
+    Args:
+        policy: One without a metric of pairs is refused when it was asked for, else not used.
+
+    Raises:
+        ValidationException: the control is no production variant, or answers are not captured.
+    """
+    fleet = endpoint.fleet
+    assert fleet is not None  # shadow_named
+    production = [one for one in fleet.variants if not one.shadow]
+    control = next((one for one in production if one.name == names.get("control", production[0].name)), None)
+    if control is None:
+        raise ValidationException(
+            f'The control of shadow "{shadow.name}" must be a production variant of endpoint '
+            f'"{endpoint.name}", not "{names["control"]}".'
+        )
+    if fleet.capture is None or not fleet.capture.outputs:
+        raise ValidationException(
+            f'Answers of endpoint "{endpoint.name}" are not captured: a verdict about a shadow needs a '
+            "DataCaptureConfig with Output among its CaptureOptions."
+        )
+    paired = policy is not None and any(rule.measure is Measure.PAIRED for rule in policy.rules)
+    if explicit and not paired:
+        raise ValidationException(
+            "A verdict about a shadow needs a policy with a metric of measure paired, e.g. shadow_agreement."
+        )
+    if policy is None or not paired:
+        policy = shadow_policy()
+    stores = ShadowStores(
+        services.objects, services.outcomes, services.stages, services.evidence, services.series
+    )
+    now_s = services.clock.now_s()
+    judged, counts = judge_shadow(stores, endpoint.name, fleet, control, shadow, policy, now_s)
+    agreement = counts.agreeing / counts.pairs if counts.pairs else None
+    return {
+        **_told(services, judged),
+        "pairs": [],
+        "shadow": {**asdict(counts), "agreement": agreement},
+    }
 
 
 def _chosen(endpoint: Endpoint, found: Sequence[Judged], query: Mapping[str, str]) -> Judged:

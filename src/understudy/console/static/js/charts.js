@@ -40,6 +40,12 @@ export function lastWindow(name) {
   return { follow: true, length: span, period: fitting(span, period) };
 }
 
+/** The window that began then and ends now. */
+export function windowSince(start_s) {
+  const length = Math.max(60, server.now() - start_s, 20 * server.session.time_scale);
+  return { follow: true, length, period: fitting(length, length < 10000 ? 5 : 60) };
+}
+
 /** The window from one time to another. */
 export function fixedWindow(start_s, end_s) {
   const length = Math.max(60, end_s - start_s);
@@ -55,7 +61,7 @@ function fitting(length, least) {
   return period;
 }
 
-const edges = (window) => {
+export const edges = (window) => {
   const end = window.follow ? server.now() : window.end_s;
   const start = window.follow ? end - window.length : window.start_s;
   return [Math.floor(start / window.period) * window.period, end];
@@ -73,6 +79,7 @@ function query(endpoint, line, id, period) {
           { Name: "EndpointName", Value: endpoint },
           { Name: "VariantName", Value: line.variant },
           ...(line.outcome ? [{ Name: "Outcome", Value: line.outcome }] : []),
+          ...(line.dimensions ?? []),
         ],
       },
       Period: period,
@@ -82,14 +89,16 @@ function query(endpoint, line, id, period) {
 }
 
 /**
- * charts: [{title, unit, format(value), lines: [{name, colour, dash, variant, metric, stat, namespace, zero, per}]}]
- * zero: no sample means 0.  per: divide by this (a rate: the period).
+ * charts: [{title, unit, format(value), lines: [{name, colour, dash, variant, metric, stat, namespace, zero, per,
+ * dimensions, constant}], and what figure takes}].  zero: no sample means 0.  per: divide by this (a rate: the
+ * period).  constant: a line that is not read, such as a threshold.
  */
 export function board(endpoint, charts, window) {
   const figures = charts.map((one) => figure(one));
   const lines = charts.flatMap((one) => one.lines);
   const said = h("div");
-  const parameters = (start, end) => ({ MetricDataQueries: lines.map((line, at) => query(endpoint, line, `m${at}`, window.period)), StartTime: start, EndTime: end });
+  const asks = lines.map((line, at) => ({ line, at })).filter(({ line }) => line.constant === undefined).map(({ line, at }) => query(endpoint, line, `m${at}`, window.period));
+  const parameters = (start, end) => ({ MetricDataQueries: asks, StartTime: start, EndTime: end });
   const shown = snippet([["cloudwatch", "GetMetricData", parameters(...edges(window))]], { title: "These numbers from a program" });
   // Only charts that are looked at are read, one call for all that need the same periods.
   const looked = new Set();
@@ -126,6 +135,7 @@ export function board(endpoint, charts, window) {
     if (window.follow && times.length > 1) times.pop();
     for (const one of [...groups.values()].flat())
       one.draw(times, one.lines.map((line, at) => {
+        if (line.constant !== undefined) return times.map(() => line.constant);
         const values = one.known[at];
         for (const old of values.keys()) if (old < start) values.delete(old);
         const per = line.per ? window.period / server.session.time_scale : 1; // per second of the wall
@@ -134,7 +144,7 @@ export function board(endpoint, charts, window) {
   }
 
   async function readFrom(from, end, members) {
-    const wanted = members.flatMap((one) => one.lines.map((line, at) => ({ line, values: one.known[at] })));
+    const wanted = members.flatMap((one) => one.lines.map((line, at) => ({ line, values: one.known[at] }))).filter(({ line }) => line.constant === undefined);
     for (let first = 0; first < wanted.length; first += QUERIES) {
       const asked = wanted.slice(first, first + QUERIES).map(({ line }, at) => query(endpoint, line, `m${first + at}`, window.period));
       let token;
@@ -155,7 +165,7 @@ export function board(endpoint, charts, window) {
     looking.disconnect();
     figures.forEach((one) => one.end());
   };
-  return { node, read, end };
+  return { node, read, period_s: window.period / server.session.time_scale, end };
 }
 
 const hour = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
@@ -177,7 +187,20 @@ const css = (name) => getComputedStyle(document.documentElement).getPropertyValu
 const variable = (colour) => colour.replace(/^var\((--[\w-]+)\)$/, "$1");
 const clean = (text) => text.replace(/[^\w.-]+/g, "-").replace(/^-+|-+$/g, "").toLowerCase();
 
-function figure({ title, unit, format, lines, height = 170 }) {
+const RATIOS = [0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 1, 1.25, 2, 5, 10, 20, 50];
+// Ranges of the vertical axis, from the lowest and highest value of a chart.
+const SCALES = {
+  zero: (_, low, high) => [Math.min(0, low ?? 0), (high ?? 0) > 0 ? high * 1.08 : 1],
+  around: (_, low, high) => { const room = ((high ?? 1) - (low ?? -1)) * 0.08 || 1; return [(low ?? -1) - room, (high ?? 1) + room]; },
+  ratio: (_, low, high) => [Math.min(0.75, Math.max(0.02, (low ?? 1) * 0.9)), Math.max(1.4, Math.min(50, (high ?? 1) * 1.1))],
+};
+
+/**
+ * One chart.  scale: "zero" (from 0 on), "around" (what there is) or "ratio" (logarithmic).  bands: [[upper,
+ * lower, colour], ...], numbers of lines with the room between them filled.  across: the horizontal axis where
+ * it is not time: {title, format}.
+ */
+export function figure({ title, unit, format, lines, height = 170, scale = "zero", bands = [], across }) {
   const id = newId("chart");
   const canvas = h("div.plot", { role: "img", "aria-labelledby": `${id} ${id}-said` });
   const summary = h("span.hidden", { id: `${id}-said` });
@@ -214,10 +237,11 @@ function figure({ title, unit, format, lines, height = 170 }) {
       height,
       padding: [8, 18, 0, 0],
       legend: { show: false },
-      cursor: { sync: { key: "time" }, points: { size: 6 }, drag: { x: true, y: false } },
-      scales: { x: { time: true }, y: { range: (_, low, high) => [Math.min(0, low ?? 0), (high ?? 0) > 0 ? high * 1.08 : 1] } },
-      axes: [{ ...axis, values: (_, ticks) => stamps(ticks) }, { ...axis, size: 62, values: (_, ticks) => ticks.map((one) => (format === count && !Number.isInteger(one) ? "" : format(one))) }],
-      series: [{}, ...lines.map((line) => ({ label: line.name, stroke: () => css(variable(line.colour)), width: 1.75, dash: line.dash ? [5, 4] : undefined, spanGaps: Boolean(line.gauge), points: { show: data[0].length < 3 } }))],
+      cursor: { sync: across ? undefined : { key: "time" }, points: { size: 6 }, drag: { x: true, y: false } },
+      scales: { x: { time: !across }, y: { distr: scale === "ratio" ? 3 : 1, range: SCALES[scale] } },
+      bands: bands.map(([upper, lower, fill]) => ({ series: [upper + 1, lower + 1], fill: () => `${css(variable(fill))}2e` })),
+      axes: [{ ...axis, values: (_, ticks) => (across ? ticks.map(across.format) : stamps(ticks)) }, { ...axis, size: 62, ...(scale === "ratio" ? { splits: (_, __, low, high) => RATIOS.filter((one) => one >= low && one <= high) } : {}), values: (_, ticks) => ticks.map((one) => (format === count && !Number.isInteger(one) ? "" : format(one))) }],
+      series: [{}, ...lines.map((line) => ({ label: line.name, stroke: () => css(variable(line.colour)), width: line.thin ? 1 : 1.75, dash: line.dash ? [5, 4] : undefined, spanGaps: Boolean(line.gauge), points: { show: data[0].length < 3 } }))],
       hooks: { setCursor: [(one) => {
         const at = one.cursor.idx;
         lines.forEach((line, index) => setText(values[index], format(at === null || at === undefined ? data[index + 1].findLast((value) => value !== null) ?? null : data[index + 1][at])));
@@ -232,15 +256,15 @@ function figure({ title, unit, format, lines, height = 170 }) {
 
   function tabulate() {
     replace(numbers, h("div.scroll.low", { tabindex: 0, role: "region", "aria-label": `Numbers of ${title}` }, h("table", {},
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Time"), lines.map((line) => h("th.number", { scope: "col" }, line.name)))),
-      h("tbody", {}, rows().reverse().map(([at, ...cells]) => h("tr", {}, h("td", { title: utc(at) }, local(at)), cells.map((one) => h("td.number", {}, one === null ? "–" : format(one)))))))));
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, across?.title ?? "Time"), lines.map((line) => h("th.number", { scope: "col" }, line.name)))),
+      h("tbody", {}, rows().reverse().map(([at, ...cells]) => h("tr", {}, across ? h("td", {}, across.format(at)) : h("td", { title: utc(at) }, local(at)), cells.map((one) => h("td.number", {}, one === null ? "–" : format(one)))))))));
   }
 
   function csv() {
     // A name that a spreadsheet would take for a formula is kept text.
     const cell = (text) => { const safe = /^[=+@\t\r-]/.test(text) ? `'${text}` : text; return /[",\n\r]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe; };
-    const head = ["time_utc", ...lines.map((line) => cell(`${line.name} (${unit})`))];
-    return [head.join(","), ...rows().map(([at, ...cells]) => [new Date(at * 1000).toISOString(), ...cells.map((one) => one ?? "")].join(","))].join("\n") + "\n";
+    const head = [across ? cell(across.title) : "time_utc", ...lines.map((line) => cell(`${line.name} (${unit})`))];
+    return [head.join(","), ...rows().map(([at, ...cells]) => [across ? at : new Date(at * 1000).toISOString(), ...cells.map((one) => one ?? "")].join(","))].join("\n") + "\n";
   }
 
   function png() {

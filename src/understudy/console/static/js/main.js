@@ -12,6 +12,8 @@ const PAGES = {
   "": () => import("./pages/overview.js"),
   endpoints: () => import("./pages/endpoint.js"),
   "shadow-tests": () => import("./pages/shadow-tests.js"),
+  ab: () => import("./pages/ab.js"),
+  alarms: () => import("./pages/alarms.js"),
   models: () => import("./pages/models.js"),
   captures: () => import("./pages/captures.js"),
   invoke: () => import("./pages/invoke.js"),
@@ -19,6 +21,8 @@ const PAGES = {
 const NAVIGATION = [
   ["", "Overview"],
   ["shadow-tests", "Shadow tests"],
+  ["ab", "A/B"],
+  ["alarms", "Alarms"],
   ["models", "Models"],
   ["captures", "Captures"],
   ["invoke", "Invoke"],

@@ -5,8 +5,8 @@ import { percent } from "./format.js";
 import { call, server } from "./server.js";
 import { snippet } from "./snippets.js";
 
-const GOOD = ["InService", "Running", "Completed", "Ready", "OK"];
-const BAD = ["Failed", "OutOfService", "UpdateRollbackFailed", "Cancelled", "ALARM", "RollingBack"];
+const GOOD = ["InService", "Running", "Completed", "Ready", "OK", "PROMOTE"];
+const BAD = ["Failed", "OutOfService", "UpdateRollbackFailed", "Cancelled", "ALARM", "RollingBack", "ROLLBACK", "INVALID"];
 const BUSY = ["Creating", "Updating", "SystemUpdating", "Starting", "Stopping", "Deleting", "Preparing"];
 
 /** A status: its word, a sign and a colour, never the colour alone. */
@@ -18,6 +18,7 @@ export function chip(status) {
 
 export const endpointLink = (name) => h("a", { href: `/console/endpoints/${encodeURIComponent(name)}` }, name);
 export const testLink = (name) => h("a", { href: `/console/shadow-tests/${encodeURIComponent(name)}` }, name);
+export const alarmLink = (name) => h("a", { href: `/console/alarms/${encodeURIComponent(name)}` }, name);
 export const modelLink = (name) => h("a", { href: `/console/models?find=${encodeURIComponent(name)}` }, name);
 
 /** Head of a page. */
@@ -119,14 +120,16 @@ export function changing(text, onclick, kind = "plain") {
 
 /**
  * Ask before a change: what will happen, the calls, a button.  calls: [[service, operation, parameters], ...],
- * carried out in order; then done() is called.
+ * or a function that says them from fields; carried out in order; then done() is called.
  */
-export function confirmCalls(title, text, calls, verb, done, kind = "danger") {
+export function confirmCalls(title, text, calls, verb, done, kind = "danger", fields = []) {
   const said = h("div");
+  const wanted = () => (typeof calls === "function" ? calls() : calls);
+  const preview = snippet(wanted());
   const go = changing(verb, async () => {
     go.disabled = true;
     try {
-      for (const one of calls) await call(...one);
+      for (const one of wanted()) await call(...one);
       shown.close();
       done();
     } catch (error) {
@@ -134,7 +137,7 @@ export function confirmCalls(title, text, calls, verb, done, kind = "danger") {
       go.disabled = false;
     }
   }, kind);
-  const shown = dialog(title, h("p", {}, text), snippet(calls).node, said,
+  const shown = dialog(title, h("p", {}, text), h("div", { oninput: () => preview.update(wanted()) }, fields), preview.node, said,
     h("div.row", {}, h("span.grow"), h("button.quiet", { type: "button", onclick: () => shown.close() }, "Cancel"), go));
 }
 

@@ -82,8 +82,35 @@ export function own(method, path, body) {
   });
 }
 
-/** Carry out an operation of the API: the same one, with the same checks, as boto3's. */
-export const call = (service, operation, parameters = {}) => post(`call/${service}/${operation}`, parameters);
+/**
+ * Carry out an operation of the API: the same one, with the same checks, as boto3's.  Service "understudy" is one
+ * of Understudy's own calls: call("understudy", "POST endpoints/churn/rollback", {reason}).
+ */
+export function call(service, operation, parameters = {}) {
+  if (service !== "understudy") return post(`call/${service}/${operation}`, parameters);
+  const [method, path] = operation.split(" ");
+  return own(method, path, parameters);
+}
+
+/**
+ * Carry out several own calls that read, 20 at most: what each told, or its Refused.  A refusal is an answer
+ * here ("nothing to judge yet"), no failure of the page.
+ */
+export async function answersOf(paths) {
+  if (!paths.length) return [];
+  const { answers } = await get("answers", { paths: paths.join("\n") });
+  return answers.map(({ status, told }) => (status < 400 ? told : new Refused(status, told.__type ?? "Error", told.message ?? "")));
+}
+
+/** The same for one: throws its Refused. */
+export async function answerOf(path) {
+  const [told] = await answersOf([path]);
+  if (told instanceof Refused) throw told;
+  return told;
+}
+
+/** Path of one of an endpoint's own calls. */
+export const ownPath = (endpoint, rest) => `endpoints/${encodeURIComponent(endpoint)}/${rest}`;
 
 /** Read all pages of a List operation. */
 export async function listAll(operation, member, parameters = {}, most = 1000) {

@@ -44,8 +44,30 @@ function python(value, indent, name) {
   return `${open}\n${items.map((item) => `${inner}${item},\n`).join("")}${indent}${close}`;
 }
 
-/** Python that does it. */
+const SIGNED = `from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.httpsession import URLLib3Session
+
+def send(method, path, body):
+    session = boto3.Session()
+    root = session.client("sagemaker").meta.endpoint_url
+    request = AWSRequest(method, f"{root}/understudy/v1/{path}", data=json.dumps(body))
+    SigV4Auth(session.get_credentials(), "sagemaker", session.region_name).add_auth(request)
+    answer = URLLib3Session().send(request.prepare())
+    assert answer.status_code < 400, answer.text
+    return json.loads(answer.text)
+`;
+
+/** Python that does it; Understudy's own calls are signed by botocore. */
 export function boto3(calls) {
+  const owns = calls.filter(([service]) => service === "understudy");
+  if (owns.length) {
+    const sent = owns.map(([, operation, parameters]) => {
+      const [method, path] = operation.split(" ");
+      return `send(${quoted(method)}, ${quoted(path)}, ${python(parameters, "")})`;
+    });
+    return ["import json", "import boto3", SIGNED, ...sent].join("\n");
+  }
   const services = [...new Set(calls.map(([service]) => service))];
   const variable = (service) => ({ sagemaker: "sm", cloudwatch: "cw", "sagemaker-runtime": "runtime" })[service] ?? service;
   const lines = calls.map(([service, operation, parameters]) => {
@@ -68,10 +90,23 @@ function plain(value, name) {
   return value;
 }
 
+/** A shell command for one of Understudy's own calls. */
+function ownCommand(operation, parameters) {
+  const [method, path] = operation.split(" ");
+  const [, encoded, what] = path.split("/");
+  const endpoint = shell(decodeURIComponent(encoded ?? ""));
+  if (what === "rollback") return `understudy rollout rollback ${endpoint}${parameters.reason ? ` \\\n    --reason ${shell(parameters.reason)}` : ""}`;
+  const policy = (value) => `<(printf %s ${shell(JSON.stringify(value))})`;
+  if (what === "policy" && method === "PUT") return `understudy verdict policy ${endpoint} ${policy(parameters)}`;
+  const body = ` \\\n    --header 'content-type: application/json' --data ${shell(JSON.stringify(parameters))}`;
+  return `curl --fail-with-body --request ${method} "$AWS_ENDPOINT_URL/understudy/v1/"${shell(path)} \\\n    --aws-sigv4 "aws:amz:$AWS_DEFAULT_REGION:sagemaker" --user "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY"${method === "DELETE" ? "" : body}`;
+}
+
 /** A shell command that does it. */
 export function cli(calls) {
   return calls
     .map(([service, operation, parameters]) => {
+      if (service === "understudy") return ownCommand(operation, parameters);
       const dashed = (name) => snake(name).replaceAll("_", "-");
       const options = Object.entries(parameters)
         .filter(([, value]) => value !== undefined)
@@ -114,7 +149,7 @@ export function snippet(calls, { title = "The same from a program" } = {}) {
   let chosen = "boto3";
   const id = newId("snippet");
   const tabs = ["boto3", "cli"].map((kind) =>
-    h("button.tab", { type: "button", "aria-pressed": kind === chosen, onclick: () => choose(kind) }, kind === "cli" ? "AWS CLI" : "boto3"),
+    h("button.tab", { type: "button", "aria-pressed": kind === chosen, onclick: () => choose(kind) }, kind === "cli" ? (calls.some(([service]) => service === "understudy") ? "Shell" : "AWS CLI") : "boto3"),
   );
   const button = h("button.quiet", { type: "button", onclick: () => copy(texts[chosen].textContent, button) }, "Copy");
   function choose(kind) {

@@ -1,4 +1,5 @@
 // One endpoint: what serves, how it does, its weights, its rollout, its events and logs.
+// /endpoints/NAME/update is the wizard of an update.
 
 import { append, h, replace, setText } from "../dom.js";
 import { RANGES, board, lastWindow } from "../charts.js";
@@ -7,16 +8,19 @@ import { card, changing, chip, colour, confirmCalls, empty, heading, modelLink, 
 import { chartsOf } from "../metrics.js";
 import { call, every, get, server, watch } from "../server.js";
 import { logTail } from "../logs.js";
+import { readRollout, rolloutCard } from "../rollout.js";
 import { weightEditor } from "../weights.js";
 import { troubles } from "./overview.js";
 
 const CHARTS = ["requests", "latency", "overhead", "errors4", "errors5", "cpu", "memory", "disk"];
 
-export async function page({ path: [name], query, go }) {
+export async function page(place) {
+  const { path: [name, part], query, go } = place;
   if (!name) {
     go("/console/", { instead: true });
     return { title: "Overview", node: h("div") };
   }
+  if (part === "update") return (await import("./update.js")).page(place);
   const [described, status] = await Promise.all([call("sagemaker", "DescribeEndpoint", { EndpointName: name }), get("status")]);
   const ends = [];
   const range = query.get("range") ?? "15m";
@@ -35,6 +39,9 @@ export async function page({ path: [name], query, go }) {
 
   const node = h("div", {},
     heading(name, { kind: "Endpoint", status: statusChip, actions: [
+      !server.readonly && h("a.button", { href: `${here}/update` }, "Update"),
+      h("a.button", { href: `/console/alarms?endpoint=${encodeURIComponent(name)}` }, "Alarms"),
+      variants.filter((one) => !one.shadow).length > 1 && h("a.button", { href: `/console/ab/${encodeURIComponent(name)}` }, "A/B verdict"),
       h("a.button", { href: `/console/invoke?endpoint=${encodeURIComponent(name)}` }, "Invoke"),
       h("a.button", { href: `/console/shadow-tests/new?endpoint=${encodeURIComponent(name)}` }, "Shadow test"),
       changing("Delete", () => confirmCalls(`Delete ${name}?`, "It stops serving and its instances end. Models and configurations stay.", deletion, "Delete endpoint", () => go("/console/")), "danger"),
@@ -71,7 +78,7 @@ export async function page({ path: [name], query, go }) {
     try {
       const told = await get("events", { arn: described.EndpointArn, limit: 50 });
       replace(events, told.events.length ? table([{ title: "When" }, { title: "What" }, { title: "Details" }],
-        told.events.map((one) => [time(one.at_s, { short: true }), one.kind, h("code.detail", {}, JSON.stringify(one.detail))]), { caption: "Events" }) : h("p.faint", {}, "None yet."));
+        told.events.map((one) => [time(one.at_s, { short: true }), one.kind, eventText(one.detail)]), { caption: "Events" }) : h("p.faint", {}, "None yet."));
     } catch (error) {
       replace(events, refusal(error));
     }
@@ -79,18 +86,32 @@ export async function page({ path: [name], query, go }) {
   readEvents();
   ends.push(every(10, readEvents));
 
-  const shapeOf = (endpoint) => JSON.stringify((endpoint?.variants ?? []).map((one) => [one.name, one.desired_weight, one.desired_instances]));
+  const shapeOf = (endpoint) => JSON.stringify([endpoint?.config_name, (endpoint?.variants ?? []).map((one) => [one.name, one.desired_weight, one.desired_instances])]);
   let shape = shapeOf(state);
   let absent = 0;
   let status_ = described.EndpointStatus;
   let changing_ = described.EndpointStatus !== "InService";
+  let update;
   const follow = async (last = false) => {
     if (!changing_ && !last) return;
-    const now = await call("sagemaker", "DescribeEndpoint", { EndpointName: name }).catch(() => described);
+    const [now, told] = await Promise.all([call("sagemaker", "DescribeEndpoint", { EndpointName: name }), readRollout(name)]).catch(() => [described, { rollout: null }]);
+    if (gone) return;
     replace(statusChip, chip(now.EndpointStatus));
-    replace(rollout, pending(now));
+    if (told.rollout?.kind !== "update") {
+      update?.end();
+      update = undefined;
+      replace(rollout, pending(now));
+    } else if (update) update.update(told);
+    else {
+      const begun = now.PendingDeploymentSummary?.StartTime ?? told.rollout.phase_at_s;
+      update = rolloutCard(name, told, variants.filter((one) => !one.shadow).map((one) => one.name), begun);
+      replace(rollout, update.node);
+    }
   };
+  let gone = false;
+  ends.push(() => { gone = true; update?.end(); });
   replace(rollout, pending(described));
+  await follow();
   ends.push(every(1, () => follow()));
 
   ends.push(watch(name, (picture) => {
@@ -132,6 +153,13 @@ export async function page({ path: [name], query, go }) {
     replace(attention, found.length ? h("section.card.attention", { "aria-label": "Needs attention" }, h("h2", {}, "Needs attention"), h("ul.plain", {}, found.map((one) => h("li", {}, one)))) : null);
   }
   return { title: name, node, end: () => ends.forEach((one) => one()) };
+}
+
+/** What an event says, its usual members in words. */
+function eventText(detail) {
+  const { from, to, reason, by, ...more } = detail;
+  const rest = Object.entries(more).map(([name, value]) => `${name} ${typeof value === "object" ? JSON.stringify(value) : value}`).join(" · ");
+  return [(from || to) && h("div", {}, `${from ?? "–"} → ${to ?? "–"}`), reason && h("div.reason", {}, reason), rest && h("div.faint.detail", {}, rest), by && by !== "understudy" && h("div.faint.detail", {}, by)];
 }
 
 function variantRow(variant, endpoint) {

@@ -2,8 +2,8 @@
 
 import { h, replace, setText } from "../dom.js";
 import { count, duration, latency, number, percent, time } from "../format.js";
-import { card, chip, colour, empty, endpointLink, heading, progress, shareBar, sparkline, testLink } from "../parts.js";
-import { get, server, watch } from "../server.js";
+import { alarmLink, card, chip, colour, empty, endpointLink, heading, progress, shareBar, sparkline, testLink } from "../parts.js";
+import { call, every, get, server, watch } from "../server.js";
 
 export async function page() {
   let status = await get("status");
@@ -27,7 +27,13 @@ export async function page() {
         rows.set(one.name, row);
         return row.node;
       }))));
-    replace(body, card("Endpoints", table), tests(status.tests));
+    replace(body, card("Endpoints", table), rollouts(status.rollouts ?? []), tests(status.tests));
+  }
+
+  function rollouts(all) {
+    if (!all.length) return null;
+    return card("Rollouts under way", h("ul.plain", {}, all.map(({ endpoint, status: state, rollout }) => h("li.row", {}, endpointLink(endpoint), chip(state),
+      h("span.faint", {}, `${rollout.from} → ${rollout.to}`), h("span.grow"), `${number(rollout.share_percent)} % · ${rollout.phase}`, progress(rollout.share_percent / 100, `${endpoint}: share of the new fleet`)))));
   }
 
   function tests(all) {
@@ -40,12 +46,23 @@ export async function page() {
   }
 
   function tell(endpoints) {
-    const found = endpoints.flatMap((one) => troubles(one));
+    const found = [...endpoints.flatMap((one) => troubles(one)), ...ringing.map((one) => [alarmLink(one.AlarmName), " is in ALARM: ", h("span.reason", {}, one.StateReason)])];
     replace(attention, found.length ? h("section.card.attention", { "aria-label": "Needs attention" }, h("h2", {}, "Needs attention"), h("ul.plain", {}, found.map((one) => h("li", {}, one)))) : null);
   }
 
+  const listen = async () => {
+    const told = await call("cloudwatch", "DescribeAlarms", { StateValue: "ALARM", AlarmTypes: ["MetricAlarm", "CompositeAlarm"], MaxRecords: 20 }).catch(() => ({}));
+    ringing = [...(told.MetricAlarms ?? []), ...(told.CompositeAlarms ?? [])];
+    if (status.rollouts?.length) {
+      status = await get("status").catch(() => status);
+      draw();
+    }
+  };
+  let ringing = [];
   draw();
   tell(status.endpoints);
+  listen().then(() => tell(status.endpoints));
+  const rest = every(5, listen);
   let shape = shapeOf(status.endpoints);
   const end = watch(null, async (picture) => {
     if (shapeOf(picture.endpoints) !== shape) {
@@ -56,7 +73,7 @@ export async function page() {
     for (const one of picture.endpoints) rows.get(one.name)?.update(one);
     tell(picture.endpoints);
   });
-  return { title: "Overview", node, end };
+  return { title: "Overview", node, end: () => { end(); rest(); } };
 }
 
 const shapeOf = (endpoints) => JSON.stringify(endpoints.map((one) => [one.name, one.status, one.variants.map((variant) => variant.name)]));
