@@ -151,7 +151,8 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
 
 def test_a_newer_file_is_refused(tmp_path: Path) -> None:
     store = SqliteOutcomes(tmp_path / "o.db")
-    store._connection.execute("PRAGMA user_version = 99")
+    with store._file.writing() as connection:
+        connection.execute("UPDATE schema_version SET version = 99")
     store.close()
     with pytest.raises(ValueError, match="newer version"):
         SqliteOutcomes(tmp_path / "o.db")

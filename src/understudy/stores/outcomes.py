@@ -2,23 +2,18 @@
 
 Owns what was reported of which request, once each, and how often it was reported again.  Refuses nothing:
 a report that contradicts the first is kept beside it and counted.  Main class: :class:`SqliteOutcomes`.
-
-Source: https://www.sqlite.org/wal.html, synchronous=FULL because NORMAL lost every acknowledged commit in a
-simulated power cut.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from understudy.core.outcomes import Added, KeptOutcome, Outcome, Tally, Value
-from understudy.stores.databases import sqlite_module
+from understudy.stores.sqlite_files import SqliteFile
 
 TOLD_CONFLICTS = 20
 AT_ONCE = 500  # ids looked up by one statement
@@ -70,25 +65,13 @@ class SqliteOutcomes:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        path.touch(mode=0o600)
-        self._connection: Any = sqlite_module().connect(
-            str(path), isolation_level=None, check_same_thread=False
-        )
-        for pragma in ("busy_timeout = 5000", "journal_mode = WAL", "synchronous = FULL"):
-            self._connection.execute(f"PRAGMA {pragma}")
-        try:
-            self._migrate()
-        except BaseException:
-            self._connection.close()
-            raise
+        self._file = SqliteFile(path, MIGRATIONS)
 
     def add(self, endpoint: str, outcomes: Sequence[Outcome], received_at_s: float) -> Added:
         """Keep what is reported for the first time, count the rest."""
         accepted = duplicates = conflicting = 0
         conflicts: list[tuple[str, str, Value, Value]] = []
-        with self._transaction() as connection:
+        with self._file.writing() as connection:
             for one in outcomes:
                 key = (endpoint, one.subject, one.name, one.id)
                 value = _encode(one.value)
@@ -121,7 +104,6 @@ class SqliteOutcomes:
                 conflicting += 1
                 if len(conflicts) < TOLD_CONFLICTS:
                     conflicts.append((one.id, one.name, _decode(stands), one.value))
-            connection.execute("COMMIT")
         return Added(accepted, duplicates, conflicting, tuple(conflicts))
 
     def find(
@@ -148,69 +130,38 @@ class SqliteOutcomes:
 
     def tallies(self, endpoint: str) -> list[Tally]:
         """Count reports, sorted by name and subject."""
-        with self._lock:
-            kept = self._connection.execute(
-                "SELECT name, subject, count(*), max(at_s) FROM outcomes WHERE endpoint = ?"
-                " GROUP BY name, subject ORDER BY name, subject",
-                (endpoint,),
-            ).fetchall()
-            repeats = self._connection.execute(
-                "SELECT name, subject, agrees, sum(times) FROM repeats WHERE endpoint = ?"
-                " GROUP BY name, subject, agrees",
-                (endpoint,),
-            ).fetchall()
-        again = {(name, subject, agrees): times for name, subject, agrees, times in repeats}
+        # One statement, so that what is added meanwhile is in both counts or in neither.
+        rows = self._file.rows(
+            "SELECT name, subject, NULL AS agrees, count(*), max(at_s) FROM outcomes WHERE endpoint = ?"
+            " GROUP BY name, subject"
+            " UNION ALL SELECT name, subject, agrees, sum(times), NULL FROM repeats WHERE endpoint = ?"
+            " GROUP BY name, subject, agrees ORDER BY name, subject",
+            (endpoint, endpoint),
+        )
+        again = {(name, subject, agrees): times for name, subject, agrees, times, _ in rows}
         return [
             Tally(
                 name, subject, count, again.get((name, subject, 1), 0), again.get((name, subject, 0), 0), at_s
             )
-            for name, subject, count, at_s in kept
+            for name, subject, agrees, count, at_s in rows
+            if agrees is None
         ]
 
     def close(self) -> None:
         """Let go of the file; what is being written is finished first."""
-        with self._lock:
-            self._connection.close()
+        self._file.close()
 
     def _rows(self, where: str, values: tuple[Any, ...]) -> list[KeptOutcome]:
-        with self._lock:
-            rows = self._connection.execute(
-                f"SELECT id, name, value, at_s, source, subject, sequence, received_at_s"
-                f" FROM outcomes {where}",
-                values,
-            ).fetchall()
+        rows = self._file.rows(
+            f"SELECT id, name, value, at_s, source, subject, sequence, received_at_s FROM outcomes {where}",
+            values,
+        )
         return [
             KeptOutcome(
                 Outcome(row[0], row[1], _decode(row[2]), row[3], row[4], row[5]), int(row[6]), float(row[7])
             )
             for row in rows
         ]
-
-    @contextmanager
-    def _transaction(self) -> Iterator[Any]:
-        """Hold the write lock; whoever does not COMMIT is rolled back."""
-        with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-            finally:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-
-    def _migrate(self) -> None:
-        """Bring the file to this version's schema, all or nothing."""
-        with self._transaction() as connection:
-            version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-            if version > len(MIGRATIONS):
-                raise ValueError(
-                    f"{self._path} has outcomes schema {version}, this version of understudy knows up to"
-                    f" {len(MIGRATIONS)}: start the newer version, or move the file away to begin anew"
-                )
-            for statements in MIGRATIONS[version:]:
-                for statement in statements:
-                    connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-            connection.execute("COMMIT")
 
 
 def _encode(value: Value) -> str:

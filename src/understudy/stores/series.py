@@ -26,7 +26,7 @@ import msgspec
 
 from understudy.core.metrics import Bucket, Datum, SeriesKey, Summary
 from understudy.stores import sketches
-from understudy.stores.databases import sqlite_module
+from understudy.stores.sqlite_files import connect, migrate
 
 # (resolution_s, kept_s), finest first.
 RETENTION = ((1, 3 * 3600), (60, 15 * 86_400), (300, 63 * 86_400), (3600, 455 * 86_400))
@@ -91,7 +91,6 @@ class SqliteSeries:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._sqlite = sqlite_module()
         self._writing = threading.Lock()
         self._pooling = threading.Lock()
         self._readers: list[Any] = []
@@ -100,7 +99,9 @@ class SqliteSeries:
         path.touch(mode=0o600)
         self._writer = self._connect()
         try:
-            self._migrate()
+            with self._transaction() as connection:
+                migrate(connection, path, MIGRATIONS)
+                connection.execute("COMMIT")
         except BaseException:
             self._writer.close()
             raise
@@ -265,10 +266,7 @@ class SqliteSeries:
         return int(row[0])
 
     def _connect(self) -> Any:
-        connection = self._sqlite.connect(str(self._path), isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA busy_timeout = 5000")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
+        connection = connect(self._path)
         connection.create_function("merge_sketches", 2, sketches.merge, deterministic=True)
         connection.create_aggregate("sum_sketches", 1, sketches.MergeAggregate)
         return connection
@@ -305,24 +303,6 @@ class SqliteSeries:
                 connection.close()
             else:
                 self._readers.append(connection)
-
-    def _migrate(self) -> None:
-        """Bring the file to this version's schema, all or nothing."""
-        with self._transaction() as connection:
-            connection.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
-            row = connection.execute("SELECT version FROM schema_version").fetchone()
-            version = 0 if row is None else int(row[0])
-            if version > len(MIGRATIONS):
-                raise ValueError(
-                    f"{self._path} has metrics schema {version}, this version of understudy knows up to"
-                    f" {len(MIGRATIONS)}: start the newer version, or move the file away to begin anew"
-                )
-            for statements in MIGRATIONS[version:]:
-                for statement in statements:
-                    connection.execute(statement)
-            connection.execute("DELETE FROM schema_version")
-            connection.execute("INSERT INTO schema_version VALUES (?)", (len(MIGRATIONS),))
-            connection.execute("COMMIT")
 
 
 def _identity(key: SeriesKey) -> tuple[str, str, str]:

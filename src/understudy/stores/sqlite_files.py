@@ -1,6 +1,7 @@
 """A SQLite file of one process: one writer, syncing at each commit, brought to its newest schema when opened.
 
-Owns the connection and its lock.  Refuses files that a newer version wrote.  Main class: :class:`SqliteFile`.
+Owns the connection and its lock.  Refuses files that a newer version wrote.  Main class: :class:`SqliteFile`;
+:func:`connect` and :func:`migrate` are for stores that keep their connections themselves.
 
 Source: https://www.sqlite.org/wal.html; synchronous=FULL because NORMAL lost every acknowledged commit in a
 simulated power cut.
@@ -15,6 +16,39 @@ from pathlib import Path
 from typing import Any
 
 from understudy.stores.databases import sqlite_module
+
+
+def connect(path: Path) -> Any:
+    """Open a connection that syncs at each commit and begins no transaction by itself."""
+    connection = sqlite_module().connect(str(path), isolation_level=None, check_same_thread=False)
+    for pragma in ("busy_timeout = 5000", "journal_mode = WAL", "synchronous = FULL"):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+def migrate(connection: Any, path: Path, migrations: Sequence[Sequence[str]]) -> None:
+    """Bring the file to its newest schema, within the caller's transaction.
+
+    Args:
+        path: For the text of the error.
+        migrations: One entry per schema version: the statements that lead to it from the one before.
+
+    Raises:
+        ValueError: the file was written by a newer version.
+    """
+    connection.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
+    row = connection.execute("SELECT version FROM schema_version").fetchone()
+    version = 0 if row is None else int(row[0])
+    if version > len(migrations):
+        raise ValueError(
+            f"{path} has schema {version}, this version of understudy knows up to"
+            f" {len(migrations)}: start the newer version, or move the file away to begin anew"
+        )
+    for statements in migrations[version:]:
+        for statement in statements:
+            connection.execute(statement)
+    connection.execute("DELETE FROM schema_version")
+    connection.execute("INSERT INTO schema_version VALUES (?)", (len(migrations),))
 
 
 class SqliteFile:
@@ -33,36 +67,15 @@ class SqliteFile:
         self._lock = threading.Lock()
         self._closed = False
         path.touch(mode=0o600)
-        self._writer = self._connect()
-        self._reader = self._connect()
+        self._writer = connect(path)
+        self._reader = connect(path)
         self._reading = threading.Lock()
         try:
-            self._migrate(migrations)
+            with self.writing() as connection:
+                migrate(connection, path, migrations)
         except BaseException:
             self.close()
             raise
-
-    def _connect(self) -> Any:
-        connection = sqlite_module().connect(str(self._path), isolation_level=None, check_same_thread=False)
-        for pragma in ("busy_timeout = 5000", "journal_mode = WAL", "synchronous = FULL"):
-            connection.execute(f"PRAGMA {pragma}")
-        return connection
-
-    def _migrate(self, migrations: Sequence[Sequence[str]]) -> None:
-        with self.writing() as connection:
-            connection.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
-            row = connection.execute("SELECT version FROM schema_version").fetchone()
-            version = 0 if row is None else int(row[0])
-            if version > len(migrations):
-                raise ValueError(
-                    f"{self._path} has schema {version}, this version of understudy knows up to"
-                    f" {len(migrations)}: start the newer version, or move the file away to begin anew"
-                )
-            for statements in migrations[version:]:
-                for statement in statements:
-                    connection.execute(statement)
-            connection.execute("DELETE FROM schema_version")
-            connection.execute("INSERT INTO schema_version VALUES (?)", (len(migrations),))
 
     @contextmanager
     def writing(self) -> Iterator[Any]:
