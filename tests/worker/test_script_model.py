@@ -228,6 +228,33 @@ def test_a_cancelled_stream_ends_its_generator(start_script):
     assert "generator ended" in worker.log()
 
 
+def test_a_paused_stream_waits_until_it_is_resumed_or_cancelled(start_script):
+    worker = start_script(
+        """
+        def model_fn(model_dir): return 1
+        def transform_fn(model, body, content_type, accept):
+            def forever():
+                try:
+                    while True: yield b"x" * 1000
+                finally:
+                    print("generator ended")
+            return forever(), "text/plain"
+        """,
+        environment={"UNDERSTUDY_WORKER_THREADS": "2"},
+    )
+    client = worker.client()
+    (request_id,) = client.send((wire.RequestHead("text/plain", flags="s"), b""))
+    client.waits_when_paused(request_id)
+    client.sock.sendall(wire.encode_resume(request_id))
+    assert [client.frame()[0] for _ in range(100)] == [wire.CHUNK] * 100
+    client.waits_when_paused(request_id)
+    client.sock.sendall(wire.encode_cancel(request_id))
+    while not wire.decode_chunk(client.frame()[1]).flags & wire.CHUNK_LAST:
+        pass
+    assert "generator ended" in worker.log()
+    client.ping()
+
+
 def test_an_endless_generator_for_a_whole_answer_is_the_models_error(start_script):
     worker = start_script(
         """
