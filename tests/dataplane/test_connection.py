@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +33,7 @@ class Wire:
         self.ended = ""
         self.unsent = 0
         self.reading = True
+        self.socket: socket.socket | None = None
 
     def set_write_buffer_limits(self, high: int, low: int) -> None:
         pass
@@ -61,6 +64,10 @@ class Wire:
 
     def get_write_buffer_size(self) -> int:
         return self.unsent
+
+    def get_extra_info(self, name: str) -> Any:
+        assert name == "socket"
+        return self.socket
 
 
 @pytest.fixture
@@ -139,6 +146,28 @@ def test_a_reader_that_stands_still_is_cut_off(client: tuple[ClientConnection, W
     assert not transport.ended
     for _ in range(STALLED_READER):
         connection.sweep()
+    assert transport.ended == "aborted"
+
+
+def test_a_reader_that_reads_what_the_system_holds_does_not_stand_still(
+    client: tuple[ClientConnection, Wire],
+) -> None:
+    connection, transport = client
+    listener = socket.create_server(("127.0.0.1", 0))
+    with listener, socket.create_connection(listener.getsockname()) as reader, listener.accept()[0] as sender:
+        sender.setblocking(False)
+        held = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                held += sender.send(bytes(65_536))
+        transport.socket, transport.unsent = sender, 1000
+        connection.pause_writing()
+        for _ in range(3 * STALLED_READER):
+            reader.recv(held // (4 * STALLED_READER), socket.MSG_WAITALL)
+            connection.sweep()
+        assert not transport.ended
+        for _ in range(STALLED_READER + 1):
+            connection.sweep()
     assert transport.ended == "aborted"
 
 
