@@ -17,6 +17,7 @@ from understudy.dataplane.connection import (
     DRAIN,
     HEAD_DEADLINE,
     IDLE,
+    MAX_TURNED_AWAY,
     STALLED_BODY,
     STALLED_READER,
     ClientConnection,
@@ -279,15 +280,16 @@ def test_a_stream_that_waits_for_its_reader_is_not_overdue(
     assert link.said == ["pause", "resume"] and link.pending[0].due_ns > 60_000_000_000
 
 
-def test_connections_are_bounded(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("understudy.dataplane.connection.MAX_CONNECTIONS", 1)
+def test_connections_are_bounded(router: Router) -> None:
+    router.max_connections = 1
     wires = []
-    for _ in range(2):
+    for _ in range(MAX_TURNED_AWAY + 2):
         connection, transport = ClientConnection(router), Wire()
         stand_in: Any = transport
         connection.connection_made(stand_in)
         wires.append(transport)
-    assert [transport.data[:12] for transport in wires] == [b"", b"HTTP/1.1 503"]
+    assert [transport.data[:12] for transport in wires] == [b"", *[b"HTTP/1.1 503"] * (MAX_TURNED_AWAY + 1)]
+    assert [transport.ended for transport in wires] == ["", *["eof"] * MAX_TURNED_AWAY, "closed"]
 
 
 def test_bad_credentials_are_told_and_the_old_ones_stay(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from understudy.dataplane.calls import Call
     from understudy.dataplane.router import Router
 
-MAX_CONNECTIONS = 8192
+MAX_TURNED_AWAY = 32  # of those above the most, how many at a time may take their time to go
 READ_AHEAD_BYTES = 64 * 1024
 WRITE_HIGH_BYTES = 1024 * 1024
 WRITE_LOW_BYTES = 768 * 1024  # near it, so that a slow reader's stream goes on before its worker gives it up
@@ -145,8 +145,11 @@ class ClientConnection(asyncio.Protocol):
         stream.set_write_buffer_limits(high=WRITE_HIGH_BYTES, low=WRITE_LOW_BYTES)
         connections = self._router.connections
         connections.add(self)
-        if len(connections) > MAX_CONNECTIONS:
+        room = self._router.max_connections - len(connections)
+        if room < 0:
             self._end_with(ServiceUnavailable("Too many connections. Try again."))
+            if room < -MAX_TURNED_AWAY:
+                stream.close()  # without waiting until it has read why
 
     def data_received(self, data: bytes) -> None:
         if self._state == 0 and not self._buffer and not self._writing_paused:
