@@ -152,7 +152,7 @@ class EndpointCapture:
         gatherings: By variant.
     """
 
-    __slots__ = ("durable",  "endpoint", "gatherings", "route", "share", "tap", "unsampled")
+    __slots__ = ("durable", "endpoint", "gatherings", "route", "share", "tap", "unsampled")
 
     def __init__(self, tap: Tap, endpoint: str, route: CaptureRoute) -> None:
         self.tap = tap
