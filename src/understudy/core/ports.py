@@ -569,6 +569,8 @@ class InstanceState:
         address: Where routers reach it, once READY (see InstanceRoute.address).
         detail: One short phrase of progress (``building environment xgboost 1.7.6``).
         images: Per container: specified image, resolved image text, epoch seconds of resolution.
+        artifacts: Per container: SHA-256 of its model data ("" without any), and the name and version that
+            the artifact gives itself ("" where it gives none).
         cpu_percent: 0 to 100 x vCPUs; memory and disk 0 to 100 of the instance type; None if unknown.
     """
 
@@ -579,6 +581,7 @@ class InstanceState:
     detail: str = ""
     pid: int | None = None
     images: tuple[tuple[str, str, float], ...] = ()
+    artifacts: tuple[tuple[str, str, str], ...] = ()
     cpu_percent: float | None = None
     memory_percent: float | None = None
     disk_percent: float | None = None

@@ -34,6 +34,7 @@ class Facts:
     shadow: bool
     marker: str
     images: list[tuple[str, str, float]] = field(default_factory=list)
+    artifacts: list[tuple[str, str, str]] = field(default_factory=list)
     pid: int = 0
     start_ticks: int = 0
     spawned_monotonic_s: float = 0.0  # CLOCK_MONOTONIC is the machine's: good across processes of one boot

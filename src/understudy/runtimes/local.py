@@ -33,6 +33,7 @@ from typing import Any, Protocol
 
 from understudy.core.names import Place
 from understudy.core.ports import Clock, Entropy, InstanceSpec, InstanceState, InstanceStatus
+from understudy.runtimes.artifacts import said_of
 from understudy.runtimes.ceilings import Ceilings
 from understudy.runtimes.containers import ContainerPreparation, Prepared, clean_environment
 from understudy.runtimes.cpu_groups import CpuGroups, join_group, remove_group
@@ -193,6 +194,7 @@ class LocalRuntime:
                         detail=instance.detail,
                         pid=facts.pid or None,
                         images=tuple(facts.images),
+                        artifacts=tuple(facts.artifacts),
                         cpu_percent=None if sample is None else sample.cpu_percent,
                         memory_percent=None
                         if sample is None
@@ -244,6 +246,7 @@ class LocalRuntime:
                 (container.image, one.environment.resolved, now_s)
                 for container, one in zip(spec.containers, prepared, strict=True)
             ]
+            facts.artifacts = [(one.digest, *said_of(one.model_dir)) for one in prepared]
             with self._lock:
                 self._check_wanted(instance)
                 self._spawn(instance, spec, prepared)
@@ -549,6 +552,7 @@ class LocalRuntime:
                 path.unlink()
                 continue
             facts.images = [(image, resolved, at_s) for image, resolved, at_s in facts.images]
+            facts.artifacts = [(digest, name, version) for digest, name, version in facts.artifacts]
             if facts.server != self._server:
                 self._clear_away(facts)
                 continue
