@@ -12,6 +12,7 @@ import contextlib
 import json
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ from understudy.control.failpoints import FAILPOINTS
 
 ENVIRONMENTS = CACHE / "understudy-environments"
 DEATHS = 1
+SLOW_S = 0.01  # between requests: what is killed and started again needs the processor
 
 POLICIES: dict[str, dict[str, Any]] = {
     "all at once": blue_green("ALL_AT_ONCE", 20, termination_s=20),
@@ -62,8 +64,23 @@ class Stage:
 
 
 def kills(options: argparse.Namespace) -> int:
-    """Every failpoint in every story that meets it; return how many did not hold."""
-    names = [name for name in FAILPOINTS if any(part in name for part in options.failpoints.split(","))]
+    """Every failpoint in every story that meets it; return how many did not hold.
+
+    With ``--protocol FILE`` each result is noted there and what held before is not done again; with
+    ``--minutes`` it stops after so many.  Both together do the matrix in pieces.
+    """
+    protocol = _Protocol(options.protocol)
+    wanted = [
+        (name, story)
+        for name in FAILPOINTS
+        for story, (_, events) in STORIES.items()
+        if name.partition("/")[0] in events and options.stories in story
+        if any(part in name for part in options.failpoints.split(","))
+    ]
+    open_ones = [pair for pair in wanted if pair not in protocol.held]
+    if not open_ones:
+        return protocol.summary(wanted)
+    stop_at_s = time.monotonic() + 60.0 * options.minutes
     failed = 0
     with tempfile.TemporaryDirectory(prefix="soak-rollouts-") as place:
         run_dir = Path(place) / "data" / "run"
@@ -75,13 +92,45 @@ def kills(options: argparse.Namespace) -> int:
         stage = Stage(served, Path(place) / "gate")
         try:
             _prepare(stage)
-            for name in names:
-                for story, (play, events) in STORIES.items():
-                    if name.partition("/")[0] in events and options.stories in story:
-                        failed += _kill_at(stage, counted, name, story, play)
+            for name, story in open_ones:
+                if time.monotonic() < stop_at_s:
+                    failed += _kill_at(stage, counted, name, story, protocol)
         finally:
             served.stop()
+    protocol.summary(wanted)
     return failed
+
+
+class _Protocol:
+    """What was found, one JSON line each, on standard output and in a file if one is named."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self.held: set[tuple[str, str]] = set()
+        self.met: set[str] = set()
+        if path is not None and path.exists():
+            for line in path.read_text().splitlines():
+                self._take(json.loads(line))
+
+    def _take(self, line: dict[str, Any]) -> None:
+        if "failed" not in line:
+            self.held.add((line["failpoint"], line["story"]))
+            self.met.update((line["failpoint"], *line["then"]))
+
+    def note(self, line: dict[str, Any]) -> None:
+        """Write one result."""
+        self._take(line)
+        print(json.dumps(line), flush=True)
+        if self._path is not None:
+            with self._path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def summary(self, wanted: list[tuple[str, str]]) -> int:
+        """Tell how far the matrix is, and which failpoints no story has met; return 0."""
+        left = [pair for pair in wanted if pair not in self.held]
+        never = sorted(set(FAILPOINTS) - self.met)
+        print(json.dumps({"part": "kills", "held": len(self.held), "left": len(left), "never met": never}))
+        return 0
 
 
 def _let_die(counted: Path, *names: str) -> None:
@@ -123,8 +172,10 @@ class _SecondDeath:
                     _let_die(self._counted, *may_die)
 
 
-def _kill_at(stage: Stage, counted: Path, name: str, story: str, play: Story) -> int:
+def _kill_at(stage: Stage, counted: Path, name: str, story: str, protocol: _Protocol) -> int:
     problem = None
+    play, _ = STORIES[story]
+    began_s = time.monotonic()
     facts: dict[str, Any] = {}
     with _SecondDeath(counted, name) as killed:
         try:
@@ -134,7 +185,8 @@ def _kill_at(stage: Stage, counted: Path, name: str, story: str, play: Story) ->
     if problem is None and not killed.deaths:
         problem = "the failpoint was not met"
     line = {"failpoint": name, "story": story, "then": killed.deaths[1:], **facts}
-    print(json.dumps(line if problem is None else {**line, "failed": problem}), flush=True)
+    line["seconds"] = round(time.monotonic() - began_s, 1)
+    protocol.note(line if problem is None else {**line, "failed": problem})
     if problem is not None:
         stage.gate.unlink(missing_ok=True)
         with contextlib.suppress(AssertionError):  # told above; the next story judges where it begins
@@ -183,13 +235,13 @@ def _ask(call: Callable[[], Any]) -> None:
 
 
 def _update(deployment: dict[str, Any], back: int) -> Story:
-    return lambda stage: update_and_judge(stage.served, deployment, back=back)
+    return lambda stage: update_and_judge(stage.served, deployment, back=back, pause_s=SLOW_S)
 
 
 def _weights(stage: Stage) -> dict[str, Any]:
     """One more instance and one less, under load."""
     served = stage.served
-    with RawLoad(served.port) as load:
+    with RawLoad(served.port, pause_s=SLOW_S) as load:
         for count in (3, 2):
             wish = [{"VariantName": "main", "DesiredWeight": float(count), "DesiredInstanceCount": count}]
             _ask(
@@ -215,7 +267,7 @@ def _weights_that_fail(stage: Stage) -> dict[str, Any]:
     _to_gated(stage)
     stage.gate.touch()
     wish = [{"VariantName": "main", "DesiredInstanceCount": 3}]
-    with RawLoad(served.port) as load:
+    with RawLoad(served.port, pause_s=SLOW_S) as load:
         _ask(
             lambda: served.sagemaker.update_endpoint_weights_and_capacities(
                 EndpointName="e", DesiredWeightsAndCapacities=wish
@@ -234,7 +286,7 @@ def _update_that_fails(stage: Stage) -> dict[str, Any]:
     """A version that can't be loaded, which nobody was sent to."""
     served = stage.served
     before = at_rest(served.sagemaker)["EndpointConfigName"]
-    with RawLoad(served.port) as load:
+    with RawLoad(served.port, pause_s=SLOW_S) as load:
         _ask(lambda: served.sagemaker.update_endpoint(EndpointName="e", EndpointConfigName="crash"))
         found = at_rest(served.sagemaker)
     assert load.failures == [] and {body for _, body in load.seen} == {before}, load.failures[:5]
@@ -249,7 +301,7 @@ def _rollback_that_fails(stage: Stage) -> dict[str, Any]:
     """Neither forward nor back; then all at once to one configuration."""
     served = stage.served
     _to_gated(stage)
-    with RawLoad(served.port) as load:
+    with RawLoad(served.port, pause_s=SLOW_S) as load:
         _ask(
             lambda: served.sagemaker.update_endpoint(
                 EndpointName="e", EndpointConfigName="v1", DeploymentConfig=BY_BATCHES

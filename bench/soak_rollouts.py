@@ -61,6 +61,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--power", type=int, default=10, help="moments at which the power is cut")
     parser.add_argument("--failpoints", default="", help="only those whose name contains one of these: A,B")
     parser.add_argument("--stories", default="", help="only stories whose name contains this")
+    parser.add_argument("--protocol", type=Path, help="of kills: note results here, skip what held there")
+    parser.add_argument("--minutes", type=float, default=1e9, help="of kills: begin no story after so many")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(argv)
     unknown = set(options.parts) - set(PARTS)
