@@ -1,8 +1,8 @@
 """The controller dies at every registered failpoint, and again while it recovers, wherever that is met.
 
 One server serves the whole matrix: it is armed with all failpoints, and the file that counts deaths says of
-all but one that they have had theirs.  The controller that follows dies too, at the first failpoint that it
-meets.  Main function: :func:`kills`.
+all but a few that they have had theirs.  The controller that follows each death dies too, at the first
+failpoint that it meets.  What a run did not meet among others is tried alone.  Main function: :func:`kills`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from understudy.control.failpoints import FAILPOINTS
 
 ENVIRONMENTS = CACHE / "understudy-environments"
 DEATHS = 1
+TOGETHER = 3  # failpoints of one run, each with a second death after it
 SLOW_S = 0.01  # between requests: what is killed and started again needs the processor
 
 POLICIES: dict[str, dict[str, Any]] = {
@@ -72,14 +73,11 @@ def kills(options: argparse.Namespace) -> int:
     protocol = _Protocol(options.protocol)
     wanted = [
         (name, story)
-        for name in FAILPOINTS
         for story, (_, events) in STORIES.items()
+        for name in FAILPOINTS
         if name.partition("/")[0] in events and options.stories in story
         if any(part in name for part in options.failpoints.split(","))
     ]
-    open_ones = [pair for pair in wanted if pair not in protocol.held]
-    if not open_ones:
-        return protocol.summary(wanted)
     stop_at_s = time.monotonic() + 60.0 * options.minutes
     failed = 0
     with tempfile.TemporaryDirectory(prefix="soak-rollouts-") as place:
@@ -92,21 +90,38 @@ def kills(options: argparse.Namespace) -> int:
         stage = Stage(served, Path(place) / "gate")
         try:
             _prepare(stage)
-            for name, story in open_ones:
-                if time.monotonic() < stop_at_s:
-                    failed += _kill_at(stage, counted, name, story, protocol)
+            for together in (TOGETHER, 1):  # what was not met among others is tried alone
+                open_ones = [pair for pair in wanted if pair not in protocol.done]
+                for names, story in _groups(open_ones, together):
+                    if time.monotonic() < stop_at_s:
+                        failed += _kill_at(stage, counted, names, story, protocol, alone=together == 1)
         finally:
             served.stop()
     protocol.summary(wanted)
     return failed
 
 
+def _groups(pairs: list[tuple[str, str]], size: int) -> Iterator[tuple[list[str], str]]:
+    """Put failpoints of a story together that one run can meet: the same boundary of different steps."""
+    by_boundary: dict[tuple[str, str], list[str]] = {}
+    for name, story in pairs:
+        by_boundary.setdefault((story, name.partition("/")[2]), []).append(name)
+    for (story, _), names in by_boundary.items():
+        for at in range(0, len(names), size):
+            yield names[at : at + size], story
+
+
 class _Protocol:
-    """What was found, one JSON line each, on standard output and in a file if one is named."""
+    """What was found, one JSON line each, on standard output and in a file if one is named.
+
+    Attributes:
+        done: (failpoint, story) of what held.
+        met: Failpoints at which a controller died.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self.held: set[tuple[str, str]] = set()
+        self.done: set[tuple[str, str]] = set()
         self.met: set[str] = set()
         if path is not None and path.exists():
             for line in path.read_text().splitlines():
@@ -114,8 +129,8 @@ class _Protocol:
 
     def _take(self, line: dict[str, Any]) -> None:
         if "failed" not in line:
-            self.held.add((line["failpoint"], line["story"]))
-            self.met.update((line["failpoint"], *line["then"]))
+            self.done.update((name, line["story"]) for name in line["killed at"])
+            self.met.update((*line["killed at"], *line["then"]))
 
     def note(self, line: dict[str, Any]) -> None:
         """Write one result."""
@@ -125,12 +140,11 @@ class _Protocol:
             with self._path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
 
-    def summary(self, wanted: list[tuple[str, str]]) -> int:
-        """Tell how far the matrix is, and which failpoints no story has met; return 0."""
-        left = [pair for pair in wanted if pair not in self.held]
+    def summary(self, wanted: list[tuple[str, str]]) -> None:
+        """Tell how far the matrix is, and at which failpoints no controller died."""
+        left = [pair for pair in wanted if pair not in self.done]
         never = sorted(set(FAILPOINTS) - self.met)
-        print(json.dumps({"part": "kills", "held": len(self.held), "left": len(left), "never met": never}))
-        return 0
+        print(json.dumps({"part": "kills", "held": len(self.done), "left": len(left), "never met": never}))
 
 
 def _let_die(counted: Path, *names: str) -> None:
@@ -139,18 +153,19 @@ def _let_die(counted: Path, *names: str) -> None:
     beside.replace(counted)
 
 
-class _SecondDeath:
-    """Lets the controller after the killed one die too, wherever it gets first."""
+class _Deaths:
+    """Kills the controller at each of some failpoints, and the one that follows wherever it gets first."""
 
-    def __init__(self, counted: Path, name: str) -> None:
+    def __init__(self, counted: Path, names: list[str]) -> None:
         self._counted = counted
-        self._name = name
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
-        self.deaths: list[str] = []
+        self.ahead = set(names)
+        self.killed: list[str] = []
+        self.then: list[str] = []
 
-    def __enter__(self) -> _SecondDeath:
-        _let_die(self._counted, self._name)
+    def __enter__(self) -> _Deaths:
+        _let_die(self._counted, *self.ahead)
         self._thread.start()
         return self
 
@@ -160,33 +175,37 @@ class _SecondDeath:
         _let_die(self._counted)
 
     def _run(self) -> None:
-        may_die = {self._name}
-        while may_die and not self._stop.wait(0.01):
+        recovering = False
+        while (self.ahead or recovering) and not self._stop.wait(0.01):
+            may_die = set(FAILPOINTS) if recovering else self.ahead
             with contextlib.suppress(ValueError):  # the controller is writing it
                 counts = json.loads(self._counted.read_text())
                 dead = [one for one in may_die if counts[one] == DEATHS]
                 if dead:
+                    (self.then if recovering else self.killed).extend(dead)
+                    self.ahead -= set(dead)
+                    recovering = not recovering
                     # The next controller needs far longer to start than this.
-                    may_die = set() if self.deaths else set(FAILPOINTS)
-                    self.deaths += dead
-                    _let_die(self._counted, *may_die)
+                    _let_die(self._counted, *(FAILPOINTS if recovering else self.ahead))
 
 
-def _kill_at(stage: Stage, counted: Path, name: str, story: str, protocol: _Protocol) -> int:
+def _kill_at(
+    stage: Stage, counted: Path, names: list[str], story: str, protocol: _Protocol, *, alone: bool
+) -> int:
     problem = None
     play, _ = STORIES[story]
-    began_s = time.monotonic()
     facts: dict[str, Any] = {}
-    with _SecondDeath(counted, name) as killed:
+    began_s = time.monotonic()
+    with _Deaths(counted, names) as deaths:
         try:
             facts = play(stage)
         except (AssertionError, ClientError, BotoCoreError, OSError) as error:
             problem = repr(error)[:2000]
-    if problem is None and not killed.deaths:
-        problem = "the failpoint was not met"
-    line = {"failpoint": name, "story": story, "then": killed.deaths[1:], **facts}
+    if problem is None and alone and not deaths.killed:
+        problem = f"{names[0]} was not met"
+    line = {"story": story, "killed at": deaths.killed, "then": deaths.then, **facts}
     line["seconds"] = round(time.monotonic() - began_s, 1)
-    protocol.note(line if problem is None else {**line, "failed": problem})
+    protocol.note(line if problem is None else {**line, "armed": names, "failed": problem})
     if problem is not None:
         stage.gate.unlink(missing_ok=True)
         with contextlib.suppress(AssertionError):  # told above; the next story judges where it begins

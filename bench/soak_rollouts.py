@@ -33,8 +33,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from bench.rollout_load import LoadProcess
 from bench.rollout_world import (
-    RawLoad,
     Served,
     at_rest,
     blue_green,
@@ -97,7 +97,7 @@ def updates(options: argparse.Namespace) -> int:
 def _updates(served: Served, dice: random.Random, count: int) -> int:
     book = _Book(served)
     failed = 0
-    with RawLoad(served.port) as load:
+    with LoadProcess(served.port) as load:
         until(lambda: load.seen, "answers")
         for number in range(count):
             kind, to, play = book.draw(dice)
