@@ -68,6 +68,8 @@ def main(argv: list[str]) -> int:
     unknown = set(options.parts) - set(PARTS)
     if unknown:
         parser.error(f"there is no part {min(unknown)}; choose from {', '.join(PARTS)}")
+    # Whoever ends it wants its servers to end, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     failed = 0
     for name in options.parts or PARTS:
         failed += PARTS[name](options)
