@@ -73,10 +73,8 @@ def kills(options: argparse.Namespace) -> int:
     protocol = _Protocol(options.protocol)
     wanted = [
         (name, story)
-        for story, (_, events) in STORIES.items()
-        for name in FAILPOINTS
-        if name.partition("/")[0] in events and options.stories in story
-        if any(part in name for part in options.failpoints.split(","))
+        for name, story in _in_turn()
+        if options.stories in story and any(part in name for part in options.failpoints.split(","))
     ]
     stop_at_s = time.monotonic() + 60.0 * options.minutes
     failed = 0
@@ -101,14 +99,28 @@ def kills(options: argparse.Namespace) -> int:
     return failed
 
 
+def _in_turn() -> list[tuple[str, str]]:
+    """Order the matrix: each failpoint once, in different stories, before any of them comes again."""
+    rounds: list[tuple[int, str, str]] = []
+    for number, name in enumerate(FAILPOINTS):
+        stories = [story for story, (_, events) in STORIES.items() if name.partition("/")[0] in events]
+        rounds += [((at - number) % len(stories), name, story) for at, story in enumerate(stories)]
+    return [(name, story) for _, name, story in sorted(rounds, key=lambda one: one[0])]
+
+
 def _groups(pairs: list[tuple[str, str]], size: int) -> Iterator[tuple[list[str], str]]:
-    """Put failpoints of a story together that one run can meet: the same boundary of different steps."""
-    by_boundary: dict[tuple[str, str], list[str]] = {}
-    for name, story in pairs:
-        by_boundary.setdefault((story, name.partition("/")[2]), []).append(name)
-    for (story, _), names in by_boundary.items():
-        for at in range(0, len(names), size):
-            yield names[at : at + size], story
+    """Put failpoints of a story together that one run can meet: the same boundary of different steps.
+
+    What comes first stays first; later ones of its kind join it.
+    """
+    left = dict.fromkeys(pairs)
+    while left:
+        name, story = next(iter(left))
+        boundary = name.partition("/")[2]
+        alike = [one for one, of in left if of == story and one.partition("/")[2] == boundary]
+        for one in alike[:size]:
+            del left[one, story]
+        yield alike[:size], story
 
 
 class _Protocol:

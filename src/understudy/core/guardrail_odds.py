@@ -93,7 +93,7 @@ def measured(count: float, summary: Summary, factor: float = 1.0) -> Samples:
         kept = sum(held for _, held in inside) / total
         if not wanted.ranked:
             return middle, deviation / math.sqrt(kept)
-        # Where samples decide the bounds as well, the winsorized deviation tells (Tukey and McLaughlin, 1963).
+        # Where samples decide the bounds, too, the winsorized deviation tells (Tukey and McLaughlin, 1963).
         return middle, _moments(clamped)[1] / kept
 
     return Samples(count, exceed, mean * factor, math.sqrt(variance) * factor, trimmed=trimmed)
