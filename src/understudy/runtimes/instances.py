@@ -41,6 +41,7 @@ class Facts:
     failed: str = ""
     cpu_percent: int = 0  # ceiling; 0: none
     cpu_group: str = ""  # control group that holds the ceiling
+    back_seat: bool = False  # it yields the processor until it is ready
     server: int = 0  # inode of the lifeline pipe: names one life of the whole server
 
     @property
