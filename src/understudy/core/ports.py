@@ -543,7 +543,8 @@ class InstanceSpec:
         vcpus: Of the instance type: threads per model.
         memory_bytes: Of the instance type.
         cpu_percent: The most that its processes may use together, 100 is one processor; 0: no ceiling.
-        patient: Others answer until it is ready: starting it must not slow them down.
+        patient: Others answer until it is ready: starting it must not slow them down.  A patient shadow, one
+            that is only replaced, may take its time.
     """
 
     instance_id: str
