@@ -423,7 +423,12 @@ def test_hostile_names_reasons_and_errors_are_text(visit: Visitor, hostile: Any)
         lambda route: route.fulfill(body="retry: 60000\n\n", content_type="text/event-stream"),
     )
     page = visit.open("")
+    until(lambda: page.locator("tbody tr").count() == 100)
+    page.get_by_role("button", name="Show 100 more of 200").click()
+    page.get_by_role("button", name="Show 100 more of 100").click()
     assert page.locator("tbody tr").count() == 300
+    page.get_by_role("button", name="Show 592 more").click()
+    assert page.get_by_role("region", name="Needs attention").get_by_role("listitem").count() == 600
     assert page.locator("tbody tr a").nth(1).inner_text() == HOSTILE[1]
     unharmed(visit)
     page = visit.open("captures")
