@@ -156,7 +156,8 @@ export function watch(endpoint, onPicture, onState = () => {}) {
     };
     source.onerror = () => {
       onState("waiting");
-      if (source?.readyState !== EventSource.CLOSED) return reached(false); // the browser tries again by itself
+      reached(false);
+      if (source?.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
       // It was refused: the session is over, or the server is not quite up yet.
       end();
       again = setTimeout(() => get("session").then((told) => (told.signed_in ? look() : window.dispatchEvent(new Event("signed-out"))), (error) => { later(error); look(); }), 2000);
