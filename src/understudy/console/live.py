@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 SAMPLE_S = 1.0
 WINDOW_S = 5.0
+MOST_WORK = 0.05  # part of a processor that sampling may take; with thousands of endpoints it is less often
 MAX_VIEWERS = 500
 SPREAD = 0.7  # part of the time between samples over which viewers get theirs
 RETRY_MS = 2000  # how long a browser waits before it connects again
@@ -73,6 +74,7 @@ class Live:
         self._picture: _Picture | None = None
         self._number = 0
         self._arrivals = 0
+        self._pause_s = SAMPLE_S
 
     async def watch(self, endpoint: str | None) -> AsyncIterator[bytes]:
         """Yield events until the viewer goes or the server ends.
@@ -97,7 +99,7 @@ class Live:
             if (
                 self._picture is not None
                 and self._past
-                and time.monotonic() - self._past[-1][0] < 2 * SAMPLE_S
+                and time.monotonic() - self._past[-1][0] < 2 * self._pause_s
             ):
                 told = self._number
                 yield self._picture.event(endpoint)
@@ -119,7 +121,7 @@ class Live:
         """Wait for a picture after number ``seen``, two samples long at most."""
         async with self._changed:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(2 * SAMPLE_S):
+                async with asyncio.timeout(2 * self._pause_s):
                     await self._changed.wait_for(lambda: self._number != seen)
 
     async def _sample_on(self) -> None:
@@ -132,7 +134,7 @@ class Live:
                 self._number += 1
                 async with self._changed:
                     self._changed.notify_all()
-                await asyncio.sleep(SAMPLE_S)
+                await asyncio.sleep(self._pause_s)
         except Exception:
             # Viewers wait and come again, which starts the next try.
             log.exception("console: live values can't be sampled")
@@ -143,6 +145,7 @@ class Live:
 
     def _sample(self) -> dict[str, Any]:
         """Look once; runs in a thread, never twice at a time."""
+        began_s = time.thread_time()
         now_s, totals = time.monotonic(), self._totals()
         while self._past and self._past[0][0] < now_s - WINDOW_S - SAMPLE_S / 2:
             self._past.popleft()
@@ -154,6 +157,7 @@ class Live:
                 key = (endpoint["name"], variant["name"])
                 after = totals.get(key, VariantTotals())
                 variant["live"] = difference(before.get(key, VariantTotals()), after, now_s - before_s)
+        self._pause_s = max(SAMPLE_S, (time.thread_time() - began_s) / MOST_WORK)
         return {"at_s": self._clock.now_s(), "window_s": round(now_s - before_s, 3), "endpoints": endpoints}
 
 

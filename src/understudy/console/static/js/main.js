@@ -35,8 +35,17 @@ let end = () => {};
 let onReached = () => {};
 let turn = 0;
 
+/** A part of an address as it was meant; what is no encoding means itself. */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
 function placeOf() {
-  const [name = "", ...rest] = location.pathname.replace(/^\/console\/?/, "").split("/").filter(Boolean).map(decodeURIComponent);
+  const [name = "", ...rest] = location.pathname.replace(/^\/console\/?/, "").split("/").filter(Boolean).map(decoded);
   return { name, path: rest, query: new URLSearchParams(location.search), go };
 }
 
@@ -44,6 +53,15 @@ function placeOf() {
 function go(address, { instead = false } = {}) {
   history[instead ? "replaceState" : "pushState"](null, "", address);
   show();
+}
+
+/** A page's file is gone when the server was updated meanwhile: then the whole console is loaded again, once. */
+async function renewed(error) {
+  if (sessionStorage.getItem("renewed") === import.meta.url) throw new Refused(0, "Unreadable", `This page can't be loaded: ${error.message}`);
+  await server.open(); // throws in words where the server is away
+  sessionStorage.setItem("renewed", import.meta.url);
+  location.reload();
+  return new Promise(() => {});
 }
 
 async function show() {
@@ -60,7 +78,7 @@ async function show() {
   const slow = setTimeout(() => mine === turn && replace(main, busy()), 150);
   try {
     if (!load) throw new Refused(404, "Not found", "The console has no such page.");
-    const { page } = await load();
+    const { page } = await load().catch(renewed);
     const made = await page(place);
     clearTimeout(slow);
     if (mine !== turn) return made.end?.();
