@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import sys
 import tempfile
 import threading
 import time
@@ -219,6 +220,7 @@ def _kill_at(
     line["seconds"] = round(time.monotonic() - began_s, 1)
     protocol.note(line if problem is None else {**line, "armed": names, "failed": problem})
     if problem is not None:
+        print(stage.served.log.read_text()[-20_000:], file=sys.stderr, flush=True)
         stage.gate.unlink(missing_ok=True)
         with contextlib.suppress(AssertionError):  # told above; the next story judges where it begins
             _as_at_first(stage)
