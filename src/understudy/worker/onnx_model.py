@@ -15,7 +15,7 @@ from typing import Any
 
 from .calls import Answer, Call, LoadFailure, Refusal, answer_each, describe, warm_up
 from .codecs import NPY, decode_npy_array, decode_table, parse_media_type
-from .loading import max_batch_rows
+from .loading import asked_batch, max_batch_rows
 from .rendering import choose_accept, head_of, render_npy, render_rows
 from .spec import Container
 from .together import predict_together
@@ -87,7 +87,7 @@ class OnnxHandler:
         self._max_rows = max_batch_rows(container.environment)
         shape = self._inputs[0].shape
         free = len(self._inputs) == 1 and bool(shape) and not isinstance(shape[0], int)
-        self.batch = free and container.environment.get("UNDERSTUDY_BATCH", "").lower() in ("1", "true")
+        self.batch = free and asked_batch(container.environment) is True
 
     def answer(self, calls: Sequence[Call]) -> list[Answer]:
         """Answer calls, several with one run where that was asked for."""

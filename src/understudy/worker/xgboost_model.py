@@ -73,6 +73,13 @@ class XGBoostHandler:
 
     def answer(self, calls: Sequence[Call]) -> list[Answer]:
         """Answer all calls with as few predictions as ``max_batch_rows`` allows."""
+        most = self._max_rows
+        if len(calls) <= most:
+            return self._answer(calls)
+        parts = (calls[start : start + most] for start in range(0, len(calls), most))
+        return [answer for part in parts for answer in self._answer(part)]
+
+    def _answer(self, calls: Sequence[Call]) -> list[Answer]:
         quick = self._answer_clean_rows(calls)
         if quick is not None:
             return quick
