@@ -426,7 +426,7 @@ def update_and_judge(
                 if found["EndpointStatus"] == "InService" and _is_over(served):
                     break
             assert time.monotonic() < deadline_s, f"no end: {statuses} {served.events()[-3:]}"
-            time.sleep(0.05)
+            time.sleep(0.1)
         time.sleep(0.1)
     found = at_rest(served.sagemaker)
     events = served.events()

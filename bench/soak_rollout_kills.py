@@ -39,7 +39,7 @@ from understudy.control.failpoints import FAILPOINTS
 ENVIRONMENTS = CACHE / "understudy-environments"
 DEATHS = 1
 TOGETHER = 3  # failpoints of one run, each with a second death after it
-SLOW_S = 0.01  # between requests: what is killed and started again needs the processor
+SLOW_S = 0.03  # between requests: what is killed and started again needs the processor
 
 POLICIES: dict[str, dict[str, Any]] = {
     "all at once": blue_green("ALL_AT_ONCE", 20, termination_s=20),
