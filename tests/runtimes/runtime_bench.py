@@ -92,6 +92,7 @@ class Bench:
         startup_timeout_s: int = 60,
         shadow: bool = False,
         cpu_percent: int = 0,
+        patient: bool = False,
         **environment: str,
     ) -> InstanceSpec:
         self.numbers += 1
@@ -101,6 +102,7 @@ class Bench:
             startup_timeout_s=startup_timeout_s,
             shadow=shadow,
             cpu_percent=cpu_percent,
+            patient=patient,
         )
 
     def state(self, instance_id: str) -> InstanceState | None:
@@ -156,6 +158,7 @@ def make_spec(
     shadow: bool = False,
     memory_bytes: int = 2 * 1024**3,
     cpu_percent: int = 0,
+    patient: bool = False,
 ) -> InstanceSpec:
     endpoint, variant, _, number = instance_id.split("/")
     return InstanceSpec(
@@ -172,4 +175,5 @@ def make_spec(
         download_timeout_s=60,
         shadow=shadow,
         cpu_percent=cpu_percent,
+        patient=patient,
     )

@@ -17,6 +17,8 @@ from runtime_bench import Bench, archive, eventually, make_spec
 
 from understudy.core.models import Container
 from understudy.core.ports import InstanceStatus
+from understudy.runtimes import local
+from understudy.runtimes.back_seats import BACK_SEAT, leave_back_seat, may_raise_priority, take_back_seat
 from understudy.runtimes.processes import MARKER, identify, kill_family, marked
 
 PREPARING, STARTING, READY = InstanceStatus.PREPARING, InstanceStatus.STARTING, InstanceStatus.READY
@@ -95,6 +97,75 @@ def test_limits_and_priorities(bench: Bench) -> None:
     if autogroup.exists() and Path("/proc/sys/kernel/sched_autogroup_enabled").read_text().strip() == "1":
         assert autogroup.read_text().split()[-1] == "19"
         assert Path(f"/proc/{one.pid}/autogroup").read_text().split()[-1] == "0"
+
+
+def _priority(pid: int) -> tuple[int, set[int]]:
+    """The value of the autogroup (0 where there is none), and the nice values of all threads."""
+    autogroup = Path(f"/proc/{pid}/autogroup")
+    tasks = [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()]
+    return (
+        int(autogroup.read_text().split()[-1]) if autogroup.exists() else 0,
+        {os.getpriority(os.PRIO_PROCESS, task) for task in tasks},
+    )
+
+
+def _back_seat() -> tuple[int, set[int]]:
+    autogroups = Path("/proc/self/autogroup").exists()
+    return (BACK_SEAT if autogroups else 0, {BACK_SEAT if may_raise_priority() else 0})
+
+
+def test_a_worker_for_which_others_answer_yields_until_it_is_ready(bench: Bench) -> None:
+    gate = bench.directory / "gate"
+    patient = bench.spec(patient=True, STANDIN="slow", STANDIN_GATE=str(gate))
+    needed = bench.spec(STANDIN="slow", STANDIN_GATE=str(gate))
+    bench.runtime.start(patient)
+    bench.runtime.start(needed)
+    one, two = bench.wait(patient.instance_id, STARTING), bench.wait(needed.instance_id, STARTING)
+    assert one.pid is not None and two.pid is not None
+    assert _priority(one.pid) == _back_seat()
+    assert _priority(two.pid) == (0, {0})
+    gate.touch()
+    bench.wait(patient.instance_id, READY)
+    eventually(lambda: _priority(one.pid) == (0, {0}), "the ordinary priority")
+
+
+def test_a_worker_that_loads_long_yields_only_for_a_part_of_its_time(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "_BACK_SEAT_PART", 0.0)
+    spec = bench.spec(patient=True, STANDIN="slow", STANDIN_GATE=str(bench.directory / "gate"))
+    bench.runtime.start(spec)
+    pid = bench.wait(spec.instance_id, STARTING).pid
+    assert pid is not None
+    eventually(lambda: _priority(pid) == (0, {0}), "the ordinary priority")
+    assert bench.wait(spec.instance_id, STARTING).pid == pid, "it still loads"
+
+
+def test_whoever_adopts_a_worker_that_yields_gives_it_its_priority_back(bench: Bench) -> None:
+    gate = bench.directory / "gate"
+    spec = bench.spec(patient=True, STANDIN="slow", STANDIN_GATE=str(gate))
+    bench.runtime.start(spec)
+    pid = bench.wait(spec.instance_id, STARTING).pid
+    assert pid is not None and _priority(pid) == _back_seat()
+    bench.runtime.close()
+    bench.runtime = bench.new_runtime()
+    gate.touch()
+    bench.wait(spec.instance_id, READY)
+    eventually(lambda: _priority(pid) == (0, {0}), "the ordinary priority")
+
+
+def test_what_a_loading_model_has_started_gets_its_priority_back_too(tmp_path: Path) -> None:
+    child = subprocess.Popen(["sleep", "1000"], start_new_session=True, env={MARKER: "m1"})
+    try:
+        take_back_seat(child.pid)
+        assert _priority(child.pid) == _back_seat()
+        eventually(lambda: child.pid in marked("m1"), "the child")
+        assert leave_back_seat(child.pid, "m1")
+        assert _priority(child.pid) == (0, {0})
+        assert leave_back_seat(child.pid, "m1"), "doing it twice is doing it once"
+    finally:
+        child.kill()
+        child.wait()
 
 
 def test_memory_of_the_instance_type_is_the_limit(bench: Bench) -> None:

@@ -34,7 +34,7 @@ from understudy.core.ports import (
     Runtime,
     Stored,
 )
-from understudy.core.rollout_routes import route_of
+from understudy.core.rollout_routes import incoming_slots, route_of
 from understudy.core.rollout_terms import (
     AlarmView,
     InstanceView,
@@ -366,7 +366,7 @@ class EndpointLoop:
             download_timeout_s=variant.download_timeout_s,
             shadow=variant.shadow,
             cpu_percent=variant.cpu_percent,
-            awaited=not variant.shadow or endpoint.update is not None,
+            patient=endpoint.update is None if variant.shadow else slot in incoming_slots(endpoint),
         )
 
     def _stop_orphans(self, states: dict[str, list[InstanceState]]) -> bool:

@@ -35,7 +35,8 @@ export async function page({ path, query, go }) {
         h("div", {}, h("h3", {}, "Configurations"), one.configs.length ? one.configs.map((each) => h("div", {}, h("a", { href: `/console/models/config/${encodeURIComponent(each)}` }, each))) : h("span.faint", {}, "none")),
         h("div", {}, h("h3", {}, "Endpoints"), one.running.length ? one.running.map(serving) : h("span.faint", {}, "none"))));
   }
-  const serving = (each) => h("div", {}, endpointLink(each.endpoint), ` / ${each.variant}`, each.shadow && " (shadow)", each.images.map((image) => h("p.faint", {}, image.resolved)));
+  const serving = (each) => h("div", {}, endpointLink(each.endpoint), ` / ${each.variant}`, each.shadow && " (shadow)", each.images.map((image) => h("p.faint", {}, image.resolved)),
+    (each.loaded ?? []).map((one) => h("p.faint", {}, one.version && h("strong", {}, `${one.name} ${one.version} `), one.digest && h("code", { title: `SHA-256 ${one.digest}` }, `sha256:${one.digest.slice(0, 12)}…`))));
   draw();
   append(node, [h("div.row", {}, find), list,
     told.deleted.length ? card("Deleted models that still serve", table([{ title: "Model" }, { title: "Where" }], told.deleted.map((one) => [one.name, one.running.map(serving)]))) : null,
