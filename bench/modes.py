@@ -114,23 +114,38 @@ def figures_of(rounds: list[Measurement]) -> dict[str, Any]:
 
 
 def in_turn(
-    bench: Bench, settings: Mapping[str, Callable[[], Measurement]], mode: str, connections: int
+    bench: Bench,
+    settings: Mapping[str, Callable[[], Measurement]],
+    mode: str,
+    connections: int,
+    bases: Mapping[str, str] | None = None,
 ) -> Iterator[Row]:
-    """Measure settings in turn, round after round; the first is what the others are compared with."""
+    """Measure settings in turn, round after round.
+
+    Args:
+        bases: What each setting is compared with, empty for nothing; without it all but the first with the
+            first.
+    """
     rounds: dict[str, list[Measurement]] = {name: [] for name in settings}
     for _ in range(bench.schedule.rounds):
         for name, once in settings.items():
             rounds[name].append(once())
-    base, *_ = rounds.values()
+    first, *_ = rounds
     for name, measured in rounds.items():
         figures = figures_of(measured)
         note = ""
-        if measured is not base:
+        compared = ("" if name == first else first) if bases is None else bases[name]
+        if compared:
+            base = rounds[compared]
             ratio = paired_ratio([one.per_s for one in measured], [one.per_s for one in base])
             figures["ratio_per_s"] = None if ratio is None else vars(ratio)
             cpu = paired_ratio([one.cpu_us for one in measured], [one.cpu_us for one in base])
             figures["ratio_cpu"] = None if cpu is None else vars(cpu)
-            note = f"req/s × {ratio}, CPU × {cpu}"
+            excess_us = [one.p99_us - other.p99_us for one, other in zip(measured, base, strict=True)]
+            figures["p99_excess_us"] = median(excess_us)
+            p99 = paired_ratio([one.p99_us for one in measured], [one.p99_us for one in base])
+            figures["ratio_p99"] = None if p99 is None else vars(p99)
+            note = f"req/s × {ratio}, CPU × {cpu}, p99 {statistics.median(excess_us) / 1000:+.2f} ms"
         yield Row(mode, f"{name}, {connections} connections", figures, note)
 
 

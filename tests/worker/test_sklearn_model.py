@@ -237,3 +237,32 @@ def test_skops_files_load_where_all_their_types_are_trusted(
     refused = start_worker(make_container(named_models / "untrusted", python=sklearn_python), wait=False)
     status = refused.wait_for("failed", "ready")
     assert status["state"] == "failed" and "sklearn.tree._tree.Tree" in status["detail"]
+
+
+class _Counted:
+    """An estimator that notes what it is asked, or can't take numbers."""
+
+    n_features_in_ = 3
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.rows: list[list[float]] = []
+        self.error = error
+
+    def predict(self, rows):
+        self.rows += np.asarray(rows).tolist()
+        if self.error is not None:
+            raise self.error
+        return np.zeros(len(rows))
+
+
+def test_a_model_predicts_once_before_anybody_asks(capsys):
+    model = _Counted()
+    sklearn_model.EstimatorHandler(model, note="", environment={}).warm_up()
+    assert model.rows == [[0.0, 0.0, 0.0]]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_model_that_takes_no_zeros_is_served_all_the_same(capsys):
+    for error in (ValueError("unknown category 0"), KeyError("plan")):
+        sklearn_model.EstimatorHandler(_Counted(error), note="", environment={}).warm_up()
+        assert "warming up on a row of zeros" in capsys.readouterr().err

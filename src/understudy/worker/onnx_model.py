@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .calls import Answer, Call, LoadFailure, Refusal, answer_each, describe
+from .calls import Answer, Call, LoadFailure, Refusal, answer_each, describe, warm_up
 from .codecs import NPY, decode_npy_array, decode_table, parse_media_type
 from .loading import asked_batch, max_batch_rows
 from .rendering import choose_accept, head_of, render_npy, render_rows
@@ -95,7 +95,16 @@ class OnnxHandler:
             return predict_together(
                 calls, decode=self._decode, predict=self._run, render=self._render, max_rows=self._max_rows
             )
-        return answer_each(calls, lambda call: self._render(call, self._run(self._decode(call))))
+        return answer_each(calls, self._answer_one)
+
+    def _answer_one(self, call: Call) -> Answer:
+        return self._render(call, self._run(self._decode(call)))
+
+    def warm_up(self) -> None:
+        """Predict once before anybody asks, where the width of a row is known."""
+        shape = self._inputs[0].shape
+        width = shape[1] if len(shape) == 2 and isinstance(shape[1], int) else None
+        warm_up(self._answer_one, width if len(self._inputs) == 1 else len(self._inputs))
 
     def _decode(self, call: Call) -> Any:
         import numpy as np

@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .calls import Answer, Call, LoadFailure, Refusal, answer_each, describe
+from .calls import Answer, Call, LoadFailure, Refusal, answer_each, describe, warm_up
 from .codecs import (
     NPY,
     NotNumeric,
@@ -209,7 +209,14 @@ class EstimatorHandler:
                 render=self._render,
                 max_rows=self._max_rows,
             )
-        return answer_each(calls, lambda call: self._render(call, self._run(self._decode(call))))
+        return answer_each(calls, self._answer_one)
+
+    def _answer_one(self, call: Call) -> Answer:
+        return self._render(call, self._run(self._decode(call)))
+
+    def warm_up(self) -> None:
+        """Predict once before anybody asks."""
+        warm_up(self._answer_one, self._width)
 
     def _decode(self, call: Call) -> Any:
         choose_accept(call.head.accept, self._default_accept)  # 406 before any work

@@ -23,7 +23,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from .calls import Answer, Call, Refusal, failure_answer
+from .calls import Answer, Call, Refusal, failure_answer, warm_up
 from .clean_rows import RowPacker
 from .codecs import CSV, JSON, JSON_LINES, Table, decode_table, parse_media_type
 from .rendering import choose_accept, head_of, render_npy
@@ -97,6 +97,10 @@ class XGBoostHandler:
             for part in self._parts(group):
                 self._predict_part(columns, part, answers)
         return [answer for answer in answers if answer is not None]
+
+    def warm_up(self) -> None:
+        """Predict once before anybody asks."""
+        warm_up(lambda call: self.answer([call])[0], self._predictor.columns)
 
     def _answer_clean_rows(self, calls: Sequence[Call]) -> list[Answer] | None:
         """The shortest way for the commonest requests: one clean CSV row each, answered in CSV.
