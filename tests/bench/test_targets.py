@@ -62,6 +62,15 @@ def test_p99_is_held_against_every_peer_but_not_against_limits(tmp_path: Path) -
     assert found[3] == "**missed**" and found[2].endswith("of 2 the nearest: b")
 
 
+def test_what_is_beyond_a_limit_is_said_to_be(tmp_path: Path) -> None:
+    duels = [duel("Ray", "Ray Serve HAProxy", 16, one(1000.0), one(100.0))]
+    text = "req/s ≥ 60 × Ray Serve by HAProxy (opt-in)"
+    assert line(text, target_table(duels, [], tmp_path))[2] == "10.00 (10.00–10.00)"
+    duels.append(Duel("nginx", "nginx return", True, 16, [one(1000.0)], [one(5999.0)]))
+    found = line(text, target_table(duels, [], tmp_path))
+    assert found[2:] == ["10.00 (10.00–10.00); that is 6,000/s, and nginx gives 5,999/s", "**missed**"]
+
+
 def test_a_peer_with_errors_proves_nothing(tmp_path: Path) -> None:
     duels = [duel("mosec", "mosec", 64, one(100.0), one(20.0, errors={"timeout": 1}))]
     assert line("req/s ≥ 2 × mosec", target_table(duels, [], tmp_path))[2] == "not measured"
