@@ -101,6 +101,9 @@ def test_which_estimators_are_row_wise():
     assert not sklearn_model.is_row_wise(object())
     assert sklearn_model.is_row_wise(DummyClassifier(strategy="prior"))
     assert not sklearn_model.is_row_wise(DummyClassifier(strategy="stratified"))  # it draws
+    for booster, row_wise in ((None, True), ("gbtree", True), ("gblinear", False), ("dart", False)):
+        boosted = type("XGBRegressor", (), {"__module__": "xgboost.sklearn", "booster": booster})
+        assert sklearn_model.is_row_wise(boosted()) is row_wise
 
 
 @pytest.fixture(scope="module")
