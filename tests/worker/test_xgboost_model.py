@@ -277,14 +277,30 @@ print(model.predict(X[::9]).tolist())
 """
 
 
+@pytest.mark.parametrize("method", ["predict", "predict_proba"])
 def test_a_pickled_estimator_of_the_scikit_learn_interface_predicts_labels(
-    start_worker, make_container, xgboost_python, tmp_path
+    method, start_worker, make_container, xgboost_python, tmp_path
 ):
     python = xgboost_python("3.2.0")
     done = subprocess.run([python, "-c", ESTIMATOR], cwd=tmp_path, capture_output=True, check=True)
-    client = start_worker(make_container(tmp_path, python=python, image="x/xgboost:3.2-1")).client()
+    worker = start_worker(
+        make_container(
+            tmp_path,
+            python=python,
+            image="x/xgboost:3.2-1",
+            environment={"UNDERSTUDY_PREDICT": "predict_proba"} if method == "predict_proba" else {},
+        )
+    )
+    client = worker.client()
     answer = client.ask(b"0,1\n18,19\n36,37", accept="application/json")
-    assert json.loads(answer.body) == json.loads(done.stdout)
+    if method == "predict":
+        assert json.loads(answer.body) == json.loads(done.stdout)
+    # Its requests are put together: trees do not see who else is there.
+    assert worker.status()["batch"] is True
+    bodies = [b"%d,%d" % (2 * at, 2 * at + 1) for at in range(20)] + [b"x,1", b"1,2,3"]
+    together = client.collect(client.send(*[(CSV, body) for body in bodies]))
+    assert [one[1:] for one in together] == [client.ask(body)[1:] for body in bodies]
+    assert [one.status for one in together] == [200] * 20 + [400] * 2
 
 
 CELL = st.one_of(
