@@ -33,6 +33,7 @@ from understudy.capture.assignments import FOLDER, AssignmentCollector
 from understudy.capture.collector import Collector
 from understudy.capture.judging import Judge
 from understudy.capture.labelled_arms import LabelledArms
+from understudy.capture.shadow_pairs import ShadowStores
 from understudy.console.face import ConsoleFace, is_signed
 from understudy.console.files import ConsoleFiles
 from understudy.console.health import HealthFace
@@ -54,6 +55,7 @@ from understudy.control.leftovers import Leftovers
 from understudy.control.loop import Chore, Loop
 from understudy.control.publisher import Publisher
 from understudy.control.recording import Recorder
+from understudy.control.shadow_verdicts import ShadowVerdicts
 from understudy.control.steady import SteadyClock
 from understudy.control.verdicts import VerdictLoop
 from understudy.core.alarm_transitions import ActionRules
@@ -187,13 +189,16 @@ def build_runtime(
     )
 
 
-def build_judging(stores: Stores, clock: RealClock, place: Place) -> tuple[VerdictLoop, LabelEvidence]:
-    """Build the loop that judges, and what measures model quality for it."""
+def build_judging(
+    stores: Stores, clock: RealClock, place: Place
+) -> tuple[VerdictLoop, LabelEvidence, ShadowVerdicts]:
+    """Build the loop that judges, what measures model quality for it, and what judges shadows."""
     arms = LabelledArms(stores.records, stores.objects, stores.outcomes, stores.assignments, stores.evidence)
     labels = LabelEvidence(arms, clock)
-    judge = Judge(stores.evidence, stores.evidence, stores.assignments, stores.outcomes)
+    judge = Judge(stores.evidence, stores.evidence, stores.assignments, stores.outcomes, stores.series)
     verdicts = VerdictLoop(stores.records, stores.evidence, judge, stores.series, clock, place, labels.newest)
-    return verdicts, labels
+    pairs = ShadowStores(stores.objects, stores.outcomes, stores.evidence, stores.evidence, stores.series)
+    return verdicts, labels, ShadowVerdicts(stores.records, pairs, clock, place)
 
 
 class Controller:
@@ -233,6 +238,7 @@ class Controller:
             failpoints=failpoints,
             on_calm=steady.follow_wall,
             alarms_settled=lambda: time.monotonic() - self._started_s >= ALARMS_SETTLE_S,
+            time_scale=settings.time_scale,
         )
 
         experiments = ExperimentLoop(stores.records, clock, place)
@@ -306,7 +312,7 @@ class Controller:
             name="ground truth",
             idle_wait_s=READ_GROUND_TRUTH_EVERY_S,
         )
-        verdicts, labels = build_judging(stores, clock, place)
+        verdicts, labels, shadows = build_judging(stores, clock, place)
         autopilots = AutopilotLoop(stores.records, stores.evidence, clock, place, lambda: self._loop.nudge())
 
         def judge(_: bool) -> bool:
@@ -320,6 +326,13 @@ class Controller:
             [],
             time.monotonic,
             name="label evidence",
+            idle_wait_s=MEASURE_LABELS_EVERY_S,
+        )
+        self._judging_shadows = Loop(
+            lambda _: shadows.tick(),
+            [],
+            time.monotonic,
+            name="shadow verdicts",
             idle_wait_s=MEASURE_LABELS_EVERY_S,
         )
         webhooks = parse_webhooks(settings.alarm_webhooks)
@@ -471,6 +484,7 @@ class Controller:
         self._labelling.start()
         self._judging.start()
         self._measuring.start()
+        self._judging_shadows.start()
         self._delivering.start()
         try:
             self._server.run()
@@ -482,6 +496,7 @@ class Controller:
             self._labelling.stop()
             self._judging.stop()
             self._measuring.stop()
+            self._judging_shadows.stop()
             self._collecting.stop()
             self._logging.stop()
             self._alarming.stop()

@@ -65,7 +65,7 @@ class World:
 
     def restart(self) -> None:
         """A controller that was killed comes back: nothing but the stores is left."""
-        judge = Judge(self.log, self.log, self.assignments, self.outcomes)
+        judge = Judge(self.log, self.log, self.assignments, self.outcomes, self.series)
         self.loop = VerdictLoop(self.records, self.log, judge, self.series, self.clock, Place())
 
     def policy(self, policy: dict[str, Any]) -> None:

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from understudy.analysis.answers import Answer
+from understudy.analysis.verdicts import replay_verdict
 from understudy.capture.records import CaptureRecord, render_line
 from understudy.capture.shadow_pairs import PairCounts, ShadowStores, decisions_agree, judge_shadow
-from understudy.core.endpoints import Fleet, FleetVariant
-from understudy.core.metrics import router_data
+from understudy.control import shadow_verdicts
+from understudy.control.shadow_verdicts import ShadowVerdicts
+from understudy.core.endpoints import Endpoint, EndpointStatus, Fleet, FleetVariant
+from understudy.core.judgements import EndpointPolicy, ShadowJudgement, VerdictInputs
+from understudy.core.metrics import SeriesKey, dimensions_of, router_data
+from understudy.core.names import Place
 from understudy.core.outcomes import Outcome
 from understudy.core.policies import parse_policy, shadow_policy
+from understudy.core.ports import Put, Query
 from understudy.core.routing import CaptureRoute
 from understudy.core.stages import Arm, Counts, Source
 from understudy.core.verdicts import Verdict
+from understudy.stores.memory import MemoryRecords
 from understudy.stores.memory_evidence import MemoryEvidence
 from understudy.stores.memory_objects import MemoryObjects
 from understudy.stores.memory_outcomes import MemoryOutcomes
@@ -29,23 +37,30 @@ Model = Callable[[int, random.Random], float]
 
 
 class SetTime:
+    def __init__(self) -> None:
+        self.at_s = AT_S
+
     def now_s(self) -> float:
-        return AT_S
+        return self.at_s
 
     def monotonic_s(self) -> float:
-        return AT_S
+        return self.at_s
 
 
-def judged(
+def served(
     control: Model,
     treatment: Model,
     requests: int,
     *,
     labelled: Callable[[float, float], bool] = lambda a, b: True,
-    policy: dict[str, Any] | None = None,
     shadow_errors: int = 0,
-) -> tuple[Verdict, PairCounts]:
-    """Send requests to both; labels are coin flips that the models know with some probability."""
+    truth: dict[str, float] | None = None,
+) -> tuple[ShadowStores, Fleet]:
+    """Send requests to both; labels are coin flips that the models know with some probability.
+
+    Args:
+        truth: Is given the label of each request by its event id.
+    """
     dice = random.Random(3)
     objects, outcomes = MemoryObjects(SetTime()), MemoryOutcomes()
     log, series = MemoryEvidence(), MemorySeries()
@@ -77,6 +92,8 @@ def judged(
                 json_types=(),
             )
             lines[name].append(render_line(record))
+        if truth is not None:
+            truth[f"event-{number}"] = float(label)
         if labelled(*scores):
             outcomes.add("e", [Outcome(f"event-{number}", "label", float(label), AT_S)], AT_S)
     hour = datetime.fromtimestamp(AT_S, UTC).strftime("%Y/%m/%d/%H")
@@ -94,9 +111,21 @@ def judged(
         "errors_5xx": shadow_errors,
     }
     series.record(router_data([item]))
-    stores = ShadowStores(objects, outcomes, log, log, series)
+    return ShadowStores(objects, outcomes, log, log, series), fleet
+
+
+def judged(
+    control: Model,
+    treatment: Model,
+    requests: int,
+    *,
+    policy: dict[str, Any] | None = None,
+    **options: Any,
+) -> tuple[Verdict, PairCounts]:
+    """Judge what both answered."""
+    stores, fleet = served(control, treatment, requests, **options)
     rules = shadow_policy() if policy is None else parse_policy(policy)
-    found, counts = judge_shadow(stores, "e", fleet, *variants, rules, AT_S + 600.0)
+    found, counts = judge_shadow(stores, "e", fleet, *fleet.variants, rules, AT_S + 600.0)
     return found.verdict(), counts
 
 
@@ -181,3 +210,111 @@ def test_numbers_are_held_against_their_label_by_distance() -> None:
     counts.take(Answer(b"10", "text/csv"), Answer(b"12", "text/csv"), "red")
     assert (counts.only_treatment_right, counts.only_control_right, counts.labelled) == (1, 1, 2)
     assert counts.unlabelled_disagreements == 1
+
+
+# --- the loop --------------------------------------------------------------------------------------------
+
+
+class Watched:
+    """An endpoint with a shadow, and the loop that judges it; each look is due."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, stores: ShadowStores, fleet: Fleet) -> None:
+        monkeypatch.setattr(shadow_verdicts, "AT_LEAST_EVERY_S", 0.0)
+        monkeypatch.setattr(shadow_verdicts, "REST_FACTOR", 0.0)
+        self.stores, self.records, self.clock = stores, MemoryRecords(), SetTime()
+        self.clock.at_s += 600.0
+        arn = Place().arn("endpoint", "e")
+        endpoint = Endpoint("e", arn, "c", EndpointStatus.IN_SERVICE, 1.0, 1.0, fleet=fleet)
+        self.records.commit([Put(endpoint, 0)])
+        self.restart()
+
+    def restart(self) -> None:
+        """A controller that was killed comes back."""
+        self.loop = ShadowVerdicts(self.records, self.stores, self.clock, Place())
+
+    def look(self) -> ShadowJudgement:
+        """Let the loop look once; return what it keeps."""
+        self.clock.at_s += 2.0
+        self.loop.tick()
+        (stored,) = self.records.find(ShadowJudgement, Query())
+        return stored.value
+
+    def events(self) -> list[tuple[str, str]]:
+        """Return what was told of decisions."""
+        told = [one for one in self.records.events(None, 0, 100) if one.kind == "VerdictChanged"]
+        return [(one.detail["from"], one.detail["to"]) for one in told]
+
+    def metric(self, name: str) -> list[float]:
+        """Read what was published, second by second."""
+        named = {"EndpointName": "e", "VariantName": "shadow", "EndpointConfigName": "c"}
+        key = SeriesKey("Understudy/Verdicts", name, dimensions_of(named))
+        found = self.stores.series.read(key, int(AT_S), int(AT_S) + 1000, 1)
+        return [one.summary.maximum for one in found]
+
+
+def test_a_changed_decision_about_a_shadow_is_an_event_and_its_evidence_a_metric(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    truth: dict[str, float] = {}
+    served_both = served(knows(0.95), knows(0.85), 2000, labelled=lambda a, b: False, truth=truth)
+    world = Watched(monkeypatch, *served_both)
+    assert world.look().decision == "HOLD"
+    assert world.metric("HarmEvidenceLog10")[-1] < 2.0
+    labels = [Outcome(id_, "label", label, AT_S) for id_, label in truth.items()]
+    world.stores.outcomes.add("e", labels, AT_S)
+    kept = world.look()
+    assert kept.decision == "ROLLBACK" and kept.decided_at is not None
+    assert world.events() == [("HOLD", "ROLLBACK")]
+    assert world.metric("HarmEvidenceLog10")[-1] >= 2.0
+    (inputs,) = world.records.find(VerdictInputs, Query())
+    again = replay_verdict(inputs.value.inputs)
+    assert again.replay == inputs.value.name and str(again.decision) == "ROLLBACK"
+    version = world.records.get(ShadowJudgement, kept.name).version
+    world.restart()
+    assert world.look() == kept
+    assert world.events() == [("HOLD", "ROLLBACK")], "nothing changed"
+    assert world.records.get(ShadowJudgement, kept.name).version == version
+    assert len(world.metric("HarmEvidenceLog10")) == 3
+
+
+def test_what_was_proven_of_a_shadow_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    stores, fleet = served(same, nearly_same, 8000, labelled=lambda a, b: False)
+    world = Watched(monkeypatch, stores, fleet)
+    before = world.look()
+    assert before.decision == "PROMOTE"
+    stores.objects.delete("kept", *[one.key for one in stores.objects.list("kept")])
+    after = world.look()
+
+    def proven(kept: ShadowJudgement) -> list[float]:
+        return [weight[1] for one in kept.evidence["metrics"] for weight in one["weights"]]
+
+    assert proven(after) == proven(before)
+
+
+def test_another_policy_begins_anew_and_a_shadow_that_went_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stores, fleet = served(same, nearly_same, 8000, labelled=lambda a, b: False)
+    world = Watched(monkeypatch, stores, fleet)
+    assert world.look().decision == "PROMOTE"
+    strict = {"guardrails": [{"metric": "shadow_agreement", "acceptable_rate": 0.0001}]}
+    world.records.commit([Put(EndpointPolicy("e", parse_policy(strict).to_json(), 1.0, 1.0), 0)])
+    assert world.look().decision == "HOLD"
+    assert world.events() == [("HOLD", "PROMOTE")]
+    stored = world.records.get(Endpoint, "e")
+    alone = replace(fleet, variants=fleet.variants[:1])
+    world.records.commit([Put(replace(stored.value, fleet=alone), stored.version)])
+    world.loop.tick()
+    assert world.records.find(ShadowJudgement, Query()) == []
+
+
+def test_a_shadow_whose_answers_are_gone_keeps_no_other_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    stores, fleet = served(same, nearly_same, 200, labelled=lambda a, b: False)
+    world = Watched(monkeypatch, stores, fleet)
+    nowhere = replace(fleet, capture=replace(fleet.capture, destination="s3://nowhere/c"))
+    arn = Place().arn("endpoint", "a")
+    endpoint = Endpoint("a", arn, "c", EndpointStatus.IN_SERVICE, 1.0, 1.0, fleet=nowhere)
+    world.records.commit([Put(endpoint, 0)])
+    world.clock.at_s += 2.0
+    world.loop.tick()
+    assert [one.value.pair.endpoint for one in world.records.find(ShadowJudgement, Query())] == ["e"]

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from understudy.core.policies import (
+    CloudWatchMetric,
     Kind,
     Measure,
+    MetricRule,
     PolicyError,
     default_policy,
     known_rule,
@@ -144,13 +146,84 @@ def test_a_wrong_ramp_or_bandit_is_named(given: dict[str, Any], named: str) -> N
         parse_policy(given)
 
 
+CUSTOM: dict[str, Any] = {
+    "metric": "bad_answer",
+    "measure": "rate",
+    "source": "cloudwatch",
+    "namespace": "Shop",
+}
+
+
+def test_a_metric_of_putmetricdata_is_read_and_written_back() -> None:
+    policy = parse_policy({"guardrails": [CUSTOM]})
+    (rule,) = policy.guardrails
+    assert rule.cloudwatch == CloudWatchMetric("Shop", "bad_answer", (), 60, 30.0)
+    full = {
+        **CUSTOM,
+        "metric_name": "Bad",
+        "dimensions": {"b": "2", "a": "1"},
+        "resolution_s": 1,
+        "delay_s": 0,
+    }
+    policy = parse_policy({"guardrails": [full, {"metric": "error_rate"}]})
+    assert policy.guardrails[0].cloudwatch == CloudWatchMetric(
+        "Shop", "Bad", (("a", "1"), ("b", "2")), 1, 0.0
+    )
+    assert parse_policy(json.loads(json.dumps(policy.to_json()))) == policy
+    assert (
+        MetricRule.from_json(json.loads(json.dumps(policy.guardrails[0].to_json()))) == policy.guardrails[0]
+    )
+    assert "source" not in policy.to_json()["guardrails"][1]
+
+
+def test_a_conversion_may_come_from_putmetricdata() -> None:
+    text = """
+kind = "experiment"
+[primary]
+metric = "conversion"
+source = "cloudwatch"
+namespace = "Shop"
+dimensions = { Region = "eu" }
+"""
+    primary = read_policy(text).primary
+    assert primary is not None and primary.every_request and primary.better == "higher"
+    assert primary.cloudwatch == CloudWatchMetric("Shop", "conversion", (("Region", "eu"),))
+
+
 @pytest.mark.parametrize(
-    "rule",
-    [{"metric": "basket", "measure": "mean", "clip": 9, "namespace": "Shop"}, {"metric": "Shop/Basket"}],
+    ("change", "named"),
+    [
+        ({"measure": "mean", "clip": 9}, "measure: .*sums.*outcomes"),
+        ({"measure": "latency"}, "measure"),
+        ({"measure": "quality"}, "measure"),
+        ({"source": "prometheus"}, "source"),
+        ({"source": 3}, "source"),
+        ({"source": None}, "namespace: only of a metric with source"),
+        ({"namespace": None}, "namespace"),
+        ({"namespace": ""}, "namespace"),
+        ({"namespace": 7}, "namespace"),
+        ({"namespace": "n" * 256}, "namespace"),
+        ({"namespace": "n\n"}, "namespace"),
+        ({"metric_name": " "}, "metric_name"),
+        ({"metric_name": ["a"]}, "metric_name"),
+        ({"metric": "error_rate"}, "metric: error_rate is counted"),
+        ({"dimensions": [["a", "b"]]}, "dimensions"),
+        ({"dimensions": {"a": 1}}, "dimensions.a"),
+        ({"dimensions": {"a": "ü"}}, "dimensions.a"),
+        ({"dimensions": {"VariantName": "A"}}, "dimensions.VariantName"),
+        ({"dimensions": {f"d{at}": "v" for at in range(28)}}, "dimensions: at most"),
+        ({"resolution_s": 30}, "resolution_s"),
+        ({"resolution_s": True}, "resolution_s"),
+        ({"resolution_s": [1]}, "resolution_s"),
+        ({"delay_s": -1}, "delay_s"),
+        ({"delay_s": float("nan")}, "delay_s"),
+        ({"delay_s": 1e9}, "delay_s"),
+        ({"statistic": "Sum"}, "statistic: unknown"),
+    ],
 )
-def test_sums_without_their_requests_are_refused_by_name(rule: dict[str, Any]) -> None:
-    with pytest.raises(PolicyError, match=r"guardrails\[0\].metric: .*PutMetricData.*outcomes"):
-        parse_policy({"guardrails": [rule]})
+def test_a_wrong_metric_of_putmetricdata_is_named(change: dict[str, Any], named: str) -> None:
+    with pytest.raises(PolicyError, match=rf"guardrails\[0\].{named}"):
+        parse_policy({"guardrails": [{**CUSTOM, **change}]})
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ POLICY = {
     "guardrails": [{"metric": "error_rate"}, {"metric": "auc", "margin": 0.03}],
 }
 
-pytestmark = [pytest.mark.journey, pytest.mark.shared_data, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.journey, pytest.mark.shared_data, pytest.mark.timeout(900)]
 
 Answers = list[tuple[str, str, float]]  # inference id, variant, score
 
@@ -113,7 +113,7 @@ def answers(server: Any, endpoint: str, ask: Callable[..., dict[str, Any]], rows
     return found
 
 
-def until(check: Callable[[], Any], patience_s: float = 60.0) -> Any:
+def until(check: Callable[[], Any], patience_s: float = 300.0) -> Any:
     deadline_s = time.monotonic() + patience_s
     while True:
         found = check()
@@ -198,11 +198,12 @@ def test_ground_truth_of_the_first_120(
 def test_120_rows_are_not_enough(ask: Callable[..., dict[str, Any]], answers: Answers) -> None:
     def judged() -> dict[str, Any] | None:
         told = ask("GET", "verdict")
-        return told if told["evidence"][0].get("examples") == FIRST else None
+        # Counts, captured answers and labels come by themselves, each in its time.
+        complete = told["requests"] == told["validity"].get("label_exposures") == SENT
+        return told if complete and told["evidence"][0].get("examples") == FIRST else None
 
     told = until(judged)
     assert told["verdict"] == "HOLD" and told["policy"] == "churn accuracy"
-    assert told["requests"] == SENT
     assert told["validity"]["label_maturity"] == pytest.approx(FIRST / SENT)
     assert "accuracy" in told["reason"]
 

@@ -287,6 +287,25 @@ def advance(policy: Policy, evidence: Evidence, batch: Batch) -> Evidence:
     )
 
 
+def with_largest(evidence: Evidence, before: Evidence) -> Evidence:
+    """Keep the largest that each answer ever weighed, of evidence that is made anew at each look.
+
+    Checks are of what is there now: what was missing may have come.
+    """
+
+    def larger(one: Weight, other: Weight) -> Weight:
+        return Weight(one.log_e, max(one.max_log_e, other.max_log_e))
+
+    metrics = []
+    for one in evidence.metrics:
+        held = before.metric(one.rule.metric)
+        if held is not None and held.rule == one.rule:
+            harm, noninferiority, superiority, no_gain = map(larger, one.weights, held.weights)
+            one = replace(one, weights=(harm, noninferiority, superiority, no_gain))
+        metrics.append(one)
+    return replace(evidence, metrics=tuple(metrics))
+
+
 def _counts(checks: Mapping[str, RatioCheck], name: str) -> Tallies:
     return checks[name].counts if name in checks else ()
 
@@ -487,7 +506,7 @@ def _after_quality(policy: Policy, metric: MetricEvidence, newest: Difference) -
 
 def _metric_json(one: MetricEvidence) -> dict[str, Any]:
     return {
-        "rule": asdict(one.rule),
+        "rule": one.rule.to_json(),
         "weights": [[weight.log_e, weight.max_log_e] for weight in one.weights],
         "levels": [[stage.to_json() for stage in counts] for counts in one.levels],
         "thresholds_us": list(one.thresholds_us),
@@ -517,7 +536,7 @@ def evidence_from_json(data: Mapping[str, Any]) -> Evidence:
 
 
 def _metric_from_json(data: Mapping[str, Any]) -> MetricEvidence:
-    rule = MetricRule(**{**data["rule"], "measure": Measure(data["rule"]["measure"])})
+    rule = MetricRule.from_json(data["rule"])
     harm, noninferiority, superiority, no_gain = (Weight(*one) for one in data["weights"])
     won_harm, won_better = (tuple(one) for one in data["won"])
     difference = data["difference"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from understudy.analysis.evidence import Batch, Evidence, advance, with_thresholds
 from understudy.analysis.latency import latency_tallies, latency_thresholds
@@ -29,13 +30,15 @@ class Extra:
     Attributes:
         batch: Its rates, latencies, units, qualities and checks; sequence and identity don't matter.
         exposed_to, users_to: See ``Judgement``.
-        label_maturity: See ``Judgement``.
+        label_maturity, label_exposures, measured: See ``Judgement``.
     """
 
     batch: Batch
     exposed_to: int = 0
     users_to: int = 0
     label_maturity: float | None = None
+    label_exposures: int | None = None
+    measured: Mapping[str, Any] | None = None
 
 
 def take_rows(
@@ -54,7 +57,7 @@ def take_rows(
     pair = judgement.pair
     sticky = any(stages[row.counts.stage].sticky for row in rows if row.counts.stage in stages)
     counted = [row.counts for row in rows if _counts(judgement, pair, stages, row.counts)]
-    randomised = [one for one in counted if one.source in RANDOMISED]
+    randomised = randomised_counts(judgement, stages, rows)
     judgement = replace(
         judgement,
         counted_to=max([judgement.counted_to, *(row.sequence for row in rows)]),
@@ -99,10 +102,25 @@ def take_rows(
             exposed_to=max(judgement.exposed_to, extra.exposed_to),
             users_to=max(judgement.users_to, extra.users_to),
             label_maturity=judgement.label_maturity if extra.label_maturity is None else extra.label_maturity,
+            label_exposures=judgement.label_exposures
+            if extra.label_exposures is None
+            else extra.label_exposures,
+            measured=judgement.measured if extra.measured is None else dict(extra.measured),
         )
     if not (batch.rates or batch.latencies or batch.units or batch.qualities or batch.checks):
         return judgement, evidence
     return replace(judgement, batches=batch.sequence), advance(policy, evidence, batch)
+
+
+def randomised_counts(
+    judgement: Judgement, stages: Mapping[int, Stage], rows: Iterable[KeptCounts]
+) -> list[Counts]:
+    """Return the counts of a trial that evidence may be made of."""
+    return [
+        row.counts
+        for row in rows
+        if row.counts.source in RANDOMISED and _counts(judgement, judgement.pair, stages, row.counts)
+    ]
 
 
 def _counts(judgement: Judgement, pair: Pair, stages: Mapping[int, Stage], one: Counts) -> bool:

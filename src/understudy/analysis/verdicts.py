@@ -30,11 +30,22 @@ from understudy.analysis.evidence import (
 )
 from understudy.analysis.horizon import crossed
 from understudy.analysis.second_opinions import second_opinions
-from understudy.analysis.shares import Tallies, estimate_ratio, ratio_interval
+from understudy.analysis.shares import (
+    Tallies,
+    Tally,
+    bets_both,
+    estimate_ratio,
+    log_evidence,
+    ratio_interval,
+)
 from understudy.core.policies import RATIO_MEASURES, Measure, Mode, Policy, parse_policy
 from understudy.core.verdicts import Decision, Validity, Verdict
 
 _LOG10 = math.log(10.0)
+# Requests without a datum of PutMetricData are bet on as events; in one arm alone, seven are enough.
+_MISSING, _MISSING_NEEDED = bets_both((0.8, 3.2)), math.log(20.0)
+# Data may be counted before their requests are.
+_MOST_PER_REQUEST, _EARLY_VALUES = 1.05, 100
 
 
 def decide_verdict(
@@ -76,7 +87,14 @@ def decide_verdict(
         would_change=what_would_change(policy, evidence, needs, requests_per_minute),
         side_by_side=second_opinions(policy, evidence),
         replay=_digest(verdict_inputs(policy, evidence, validity, decided_at, requests_per_minute)),
-        harm_log10=max((_log10(one, Question.HARM) for one in _guardrails(policy, evidence)), default=0.0)
+        harm_log10=max(
+            (
+                _log10(one, Question.HARM)
+                for one in _guardrails(policy, evidence)
+                if one.rule.metric not in doubts(evidence)
+            ),
+            default=0.0,
+        )
         - math.log10(max(1, len(policy.guardrails))),
         noninferiority_log10=min(
             (_log10(one, Question.NONINFERIORITY) for one in _guardrails(policy, evidence)), default=0.0
@@ -152,9 +170,12 @@ def _decision(policy: Policy, evidence: Evidence, validity: Validity) -> tuple[D
             Decision.HOLD,
             "users keep their variant, so their requests are not independent: count users instead",
         )
+    doubted = doubts(evidence)
     for one in guardrails:
-        if _proven(one, Question.HARM, needs):
+        if _proven(one, Question.HARM, needs) and one.rule.metric not in doubted:
             return Decision.ROLLBACK, f"{describe(one)}; harm is proven"
+    if doubted:
+        return Decision.HOLD, next(iter(doubted.values()))
     fewest = min((_fewest_requests(one) for one in evidence.metrics), default=0)
     primary = evidence.metrics[0] if policy.primary is not None else None
     won = primary is None or _won(policy, primary, needs)
@@ -193,6 +214,11 @@ def _fault(evidence: Evidence, validity: Validity) -> str | None:
         return "a variant's model or configuration changed during the test: begin a new one"
     if validity.unlogged:
         return f"{validity.unlogged} requests have no logged share: they can't be weighed"
+    if validity.unfit_values:
+        return (
+            f"{validity.unfit_values} values of a metric of PutMetricData are not 0 or 1: it is no rate;"
+            " report other numbers as outcomes"
+        )
     if validity.immature_counted:
         return (
             f"{validity.immature_counted} exposures are younger than the label window: labels may still come"
@@ -207,6 +233,42 @@ def _fault(evidence: Evidence, validity: Validity) -> str | None:
                 " not split as the weights say; requests or labels of one arm are missing or not random"
             )
     return None
+
+
+def doubts(evidence: Evidence) -> dict[str, str]:
+    """Say of metrics of PutMetricData what keeps them from being believed as they are now.
+
+    They tell of requests without naming them, so their number is held against that of the arms' requests:
+    no more data than requests, and as few missing in one arm as in the other.
+    """
+    checks = {one.name: one.counts for one in evidence.checks}
+    found = {}
+    for metric in evidence.metrics:
+        if metric.rule.cloudwatch is None:
+            continue
+        name = metric.rule.metric
+        due = checks.get(f"due:{name}", ())
+        for arm in ("control", "treatment"):
+            values, requests = (_both(some, "requests")[arm] for some in (metric.counts, due))
+            if values > _MOST_PER_REQUEST * requests + _EARLY_VALUES:
+                found[name] = (
+                    f"{name}: {values} values of the {arm} for {requests} requests that were assigned at"
+                    " random; several of one request are not independent"
+                )
+        values_of = {one.stage: one for one in metric.counts}
+        missing = []
+        for sent in due:
+            had = values_of.get(sent.stage, Tally(sent.stage, sent.pi))
+            control = max(0, sent.control_requests - had.control_requests)
+            treatment = max(0, sent.treatment_requests - had.treatment_requests)
+            missing.append(Tally(sent.stage, sent.pi, control, treatment, control, treatment))
+        if name not in found and log_evidence(missing, _MISSING) >= _MISSING_NEEDED:
+            lost = _both(tuple(missing), "events")
+            found[name] = (
+                f"{name}: values are missing of {lost['control']} requests of the control and"
+                f" {lost['treatment']} of the treatment, not by chance"
+            )
+    return found
 
 
 def _why_hold(

@@ -211,6 +211,8 @@ class ExposureReader:
 
 def is_of_outcomes(rule: MetricRule) -> bool:
     """Tell whether a metric is counted from outcomes that are reported."""
+    if rule.cloudwatch is not None:
+        return False
     return rule.measure is Measure.MEAN or (rule.measure is Measure.RATE and rule.metric != ERRORS)
 
 

@@ -7,19 +7,21 @@ logs and evidence stay together and nothing counts twice.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from understudy.analysis.evidence import Batch, Evidence, evidence_from_json, start_evidence
 from understudy.analysis.routed import Extra, take_rows
 from understudy.analysis.verdicts import decide_verdict, verdict_inputs
 from understudy.capture.exposures import ExposureReader
+from understudy.capture.measured import Counted, MeasuredReader
 from understudy.core.judgements import VARIANTS, EndpointPolicy, Judgement, Pair, first_stage_of
 from understudy.core.policies import Kind, Policy, default_policy, parse_policy
-from understudy.core.ports import Assignments, Outcomes, Records, Stages
+from understudy.core.ports import Assignments, Outcomes, Records, Series, Stages
 from understudy.core.ports import Evidence as EvidenceLog
-from understudy.core.stages import Stage
+from understudy.core.stages import KeptCounts, Stage
 from understudy.core.verdicts import Validity, Verdict
 
 log = logging.getLogger(__name__)
@@ -57,8 +59,10 @@ class Judged:
             excluded_targeted=one.excluded_targeted,
             warmup_excluded_s=max((rule.warmup_s for rule in self.policy.rules), default=0.0),
             label_maturity=one.label_maturity,
+            label_exposures=one.label_exposures,
             repeated_units=one.repeated_units,
             unlogged=one.unlogged,
+            unfit_values=sum(Counted.from_json(some).unfit for some in one.measured.values()),
         )
         return {
             "validity": validity,
@@ -85,6 +89,17 @@ def readable(judgement: Judgement) -> Judged | None:
     return judged
 
 
+def decided(judged: Judged, now_s: float) -> tuple[Judged, Verdict]:
+    """Decide, and note when the decision was reached."""
+    verdict = judged.verdict()
+    decision = str(verdict.decision)
+    if decision == judged.judgement.decision:
+        return judged, verdict
+    at = None if decision == "HOLD" else datetime.fromtimestamp(now_s, UTC).isoformat()
+    judged = replace(judged, judgement=replace(judged.judgement, decision=decision, decided_at=at))
+    return judged, judged.verdict()
+
+
 def policy_for(records: Records, pair: Pair) -> Policy:
     """Return what must be proven of a pair: as the endpoint's owner says, or the default of its kind."""
     stored = records.get(EndpointPolicy, pair.endpoint)
@@ -97,11 +112,18 @@ class Judge:
     """Reads the logs for judgements."""
 
     def __init__(
-        self, stages: Stages, log: EvidenceLog, assignments: Assignments, outcomes: Outcomes
+        self,
+        stages: Stages,
+        log: EvidenceLog,
+        assignments: Assignments,
+        outcomes: Outcomes,
+        series: Series,
     ) -> None:
         self._stages = stages
         self._log = log
         self._exposures = ExposureReader(assignments, outcomes)
+        self._measured = MeasuredReader(series)
+        self._measured_at: dict[str, int] = {}
 
     def begin(self, pair: Pair, policy: Policy, now_s: float) -> Judged | None:
         """Begin a judgement; None when the pair was never together."""
@@ -125,6 +147,7 @@ class Judge:
     def forget(self, judgement: str) -> None:
         """Let go of what is remembered of a judgement."""
         self._exposures.forget(judgement)
+        self._measured_at.pop(judgement, None)
 
     def catch_up(
         self, judged: Judged, now_s: float, label_evidence: Extra | None = None
@@ -143,12 +166,40 @@ class Judge:
         extra = self._exposures.read(judgement, judged.evidence, judged.policy, stages, now_s)
         if label_evidence is not None:
             extra = _joined(extra, label_evidence)
+        extra = self._with_measured(extra, judged, stages, rows, now_s)
         moved = extra.exposed_to != judgement.exposed_to or extra.users_to != judgement.users_to
-        if not rows and not moved and label_evidence is None:
+        if not rows and not moved and label_evidence is None and extra.measured is None:
             return judged, False
         judgement, evidence = take_rows(judgement, judged.evidence, judged.policy, stages, rows, extra)
         judgement = replace(judgement, modified_at_s=now_s)
         return Judged(judgement, evidence, judged.policy), len(rows) == AT_ONCE or moved
+
+    def _with_measured(
+        self,
+        extra: Extra,
+        judged: Judged,
+        stages: Mapping[int, Stage],
+        rows: Sequence[KeptCounts],
+        now_s: float,
+    ) -> Extra:
+        """Add what is new of metrics of PutMetricData; with new requests, and once a second."""
+        name = judged.judgement.name
+        if not rows and self._measured_at.get(name) == int(now_s):
+            return extra
+        self._measured_at[name] = int(now_s)
+        more = self._measured.read(judged.judgement, judged.policy, stages, rows, now_s)
+        if more.measured == judged.judgement.measured:
+            return extra
+        batch: Batch = extra.batch
+        return replace(
+            extra,
+            batch=replace(
+                batch,
+                rates={**batch.rates, **more.batch.rates},
+                checks={**batch.checks, **more.batch.checks},
+            ),
+            measured=more.measured,
+        )
 
 
 def _joined(extra: Extra, more: Extra) -> Extra:
@@ -162,6 +213,7 @@ def _joined(extra: Extra, more: Extra) -> Extra:
             checks={**batch.checks, **more.batch.checks},
         ),
         label_maturity=more.label_maturity,
+        label_exposures=more.label_exposures,
     )
 
 

@@ -87,7 +87,11 @@ class LabelledArms:
                 qualities[rule.metric] = replace(found, labelled=labelled)
         mature = control.mature + treatment.mature
         total = sum(control.labelled.values()) + sum(treatment.labelled.values())
-        return Extra(Batch(0, qualities=qualities), label_maturity=total / mature if mature else None)
+        return Extra(
+            Batch(0, qualities=qualities),
+            label_maturity=total / mature if mature else None,
+            label_exposures=mature or None,
+        )
 
     def _destination(self, endpoint_name: str, ref: ArmRef) -> str | None:
         """Return where an arm's answers are captured; None where they are not."""

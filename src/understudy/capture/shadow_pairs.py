@@ -3,7 +3,7 @@
 Owns what is one pair (one request that both answered), when the two agree, and who was right where a label
 says so.  Refuses answers that were not captured.  Main function: :func:`judge_shadow`.
 
-It reads everything anew each time it is asked: all counts are of the fleet's whole time.
+It reads everything anew at each look: all counts are of the fleet's whole time.
 """
 
 from __future__ import annotations
@@ -13,20 +13,26 @@ from dataclasses import dataclass
 from itertools import islice
 
 from understudy.analysis.answers import Answer, value_of_answer
-from understudy.analysis.evidence import Batch, advance, start_evidence
+from understudy.analysis.evidence import Batch, advance, evidence_from_json, start_evidence, with_largest
 from understudy.analysis.fields import Tolerance, differences
 from understudy.analysis.pairing import grouped
 from understudy.analysis.predictions import Prediction, predictions_of
 from understudy.analysis.shares import Tally
 from understudy.capture.comparing import SLACK_S, body_of
 from understudy.capture.growing import bucket_and_prefix
-from understudy.capture.judging import Judged
+from understudy.capture.judging import Judged, decided
 from understudy.capture.reader import Captured, ObjectSource, read_window
 from understudy.core.endpoints import Fleet, FleetVariant
-from understudy.core.judgements import ArmRef, Judgement, Pair
-from understudy.core.metrics import ENDPOINT_NAMESPACE, SeriesKey, dimensions_of
+from understudy.core.judgements import ArmRef, Pair, ShadowJudgement
+from understudy.core.metrics import (
+    ENDPOINT_NAMESPACE,
+    SHADOW_REQUESTS,
+    UNDERSTUDY_NAMESPACE,
+    SeriesKey,
+    dimensions_of,
+)
 from understudy.core.outcomes import LABEL, Scalar, Value
-from understudy.core.policies import Measure, Policy
+from understudy.core.policies import Measure, Policy, parse_policy, shadow_policy
 from understudy.core.ports import Evidence, Objects, Outcomes, Series, Stages
 from understudy.core.routing import shadow_share
 
@@ -90,6 +96,7 @@ def judge_shadow(
     treatment: FleetVariant,
     policy: Policy,
     now_s: float,
+    before: ShadowJudgement | None = None,
 ) -> tuple[Judged, PairCounts]:
     """Judge a shadow on all that was captured since its fleet serves.
 
@@ -97,6 +104,7 @@ def judge_shadow(
         control: A production variant of the fleet.
         treatment: A shadow of the fleet, whose answers are captured.
         policy: One of its metrics, at least, is of pairs.
+        before: How it was judged last; what was proven by the same policy of the same fleet stays so.
     """
     assert fleet.capture is not None  # the caller's check
     refs = [ArmRef(one.name, fleet.config_name, fleet.fleet_id) for one in (control, treatment)]
@@ -120,10 +128,17 @@ def judge_shadow(
             errors = _errors(stores, pair, fleet, treatment, began_s, now_s)
             if errors is not None:
                 rates[rule.metric] = (errors,)
-    evidence = start_evidence(policy, pair.identity)
-    batch = Batch(1, pair.identity, rates=rates, agreements=agreements)
-    judgement = Judgement(
-        name=f"{endpoint}/{SHADOW}/{control.name}/{treatment.name}",
+    evidence = advance(
+        policy,
+        start_evidence(policy, pair.identity),
+        Batch(1, pair.identity, rates=rates, agreements=agreements),
+    )
+    if before is not None and (before.pair != pair or parse_policy(before.policy) != policy):
+        before = None
+    if before is not None:
+        evidence = with_largest(evidence, evidence_from_json(before.evidence))
+    judgement = ShadowJudgement(
+        name=shadow_judgement_name(endpoint, control.name, treatment.name),
         pair=pair,
         first_stage=ours[0].number if ours else 0,
         started_at_s=began_s,
@@ -134,8 +149,24 @@ def judge_shadow(
         batches=1,
         requests=counts.pairs,
         label_maturity=counts.labelled / counts.pairs if counts.labelled else None,
+        label_exposures=counts.pairs if counts.labelled else None,
+        decision="HOLD" if before is None else before.decision,
+        decided_at=None if before is None else before.decided_at,
     )
-    return Judged(judgement, advance(policy, evidence, batch), policy), counts
+    judged, _ = decided(Judged(judgement, evidence, policy), now_s)
+    return judged, counts
+
+
+def shadow_judgement_name(endpoint: str, control: str, shadow: str) -> str:
+    """Name the judgement of a shadow."""
+    return f"{endpoint}/{SHADOW}/{control}/{shadow}"
+
+
+def policy_for_shadow(stored: Policy | None) -> Policy:
+    """Return what must be proven of a shadow: as the endpoint's owner says of pairs, or the default."""
+    if stored is not None and any(rule.measure is Measure.PAIRED for rule in stored.rules):
+        return stored
+    return shadow_policy()
 
 
 def _count_pairs(
@@ -190,28 +221,27 @@ def _errors(
     if not share > 0.0:
         return None
     ours = [one for one in stores.log.totals(pair.endpoint) if one.fleet_id == fleet.fleet_id]
-    dimensions = dimensions_of(
-        {
-            "EndpointName": pair.endpoint,
-            "VariantName": treatment.name,
-            "EndpointConfigName": fleet.config_name,
-        }
-    )
+    named = {"EndpointName": pair.endpoint, "VariantName": treatment.name}
+    of_fleet = {**named, "EndpointConfigName": fleet.config_name}
+    young = now_s - began_s < _SHORT_S
 
-    def total(metric: str) -> int:
-        period_s = 1 if now_s - began_s < _SHORT_S else 60
+    def total(metric: str, namespace: str = ENDPOINT_NAMESPACE, **dimensions: str) -> int:
+        period_s = 1 if young else 60
         start_s = int(began_s) // period_s * period_s
-        key = SeriesKey(ENDPOINT_NAMESPACE, metric, dimensions)
+        key = SeriesKey(namespace, metric, dimensions_of(dimensions or of_fleet))
         found = stores.series.read(key, start_s, int(now_s) + period_s, period_s)
         return round(sum(bucket.summary.sum for bucket in found))
 
+    copies = total("Invocations")
+    if young:  # copies that are under way are missing nowhere
+        copies = max(copies, total(SHADOW_REQUESTS, UNDERSTUDY_NAMESPACE, **named, Outcome="mirrored"))
     return Tally(
         0,
         share / (1.0 + share),
         sum(one.failures + one.caller_errors for one in ours),
         total("Invocation4XXErrors") + total("Invocation5XXErrors"),
         sum(one.requests for one in ours),
-        total("Invocations"),
+        copies,
     )
 
 

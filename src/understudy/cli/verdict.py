@@ -181,7 +181,8 @@ def _show(told: dict[str, Any]) -> None:
     if validity["excluded_targeted"]:
         console.print(f"{validity['excluded_targeted']:,} requests that named their variant are not counted")
     if validity["label_maturity"] is not None:
-        console.print(f"{validity['label_maturity']:.1%} of the mature requests have their label")
+        of = f"the {validity['label_exposures']:,}" if validity.get("label_exposures") else "the"
+        console.print(f"{validity['label_maturity']:.1%} of {of} mature requests have their label")
     shadow = told.get("shadow")
     if shadow is not None and shadow["pairs"]:
         console.print(

@@ -10,11 +10,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import TypeVar
 
 from understudy.analysis.routed import Extra
-from understudy.capture.judging import UNREADABLE, Judge, Judged, policy_for, readable
+from understudy.capture.judging import UNREADABLE, Judge, Judged, decided, policy_for, readable
 from understudy.core.endpoints import Endpoint
 from understudy.core.errors import Conflict
 from understudy.core.judgements import Judgement, Pair, VerdictInputs, pairs_of
@@ -157,12 +156,14 @@ class VerdictLoop:
             if begun is None:
                 return False
             before = held[0].judgement
+            # Minutes of PutMetricData are not cut in two: where nothing was seen yet, nothing is left out.
+            whole = not before.batches and any(rule.cloudwatch for rule in policy.rules)
             moved = replace(
                 begun.judgement,
                 counted_to=before.counted_to,
                 exposed_to=before.exposed_to,
                 users_to=before.users_to,
-                started_at_s=now_s,
+                started_at_s=begun.judgement.started_at_s if whole else now_s,
             )
             self._commit(replace(begun, judgement=moved), held[1], held[0], now_s)
         elif held[0].policy != policy:
@@ -203,48 +204,17 @@ class VerdictLoop:
 
     def _commit(self, judged: Judged, version: int, before: Judged | None, now_s: float) -> None:
         """Keep a judgement; where its decision changed, with the event and what it was decided from."""
-        judged, verdict = self._decided(judged, now_s)
+        judged, verdict = decided(judged, now_s)
         changes: list[Put | Delete | Event] = [Put(judged.stored(), version)]
         was = "HOLD" if before is None else before.judgement.decision
         if judged.judgement.decision != was:
-            changes += self._change(judged, verdict, was, now_s)
+            changes += decision_changed(self._records, self._place, judged, verdict, was)
         try:
             self._records.commit(changes)
         except Conflict:
             self._known = None
             raise
         self._load()[judged.judgement.name] = (judged, version + 1)
-
-    def _decided(self, judged: Judged, now_s: float) -> tuple[Judged, Verdict]:
-        """Decide, and note when the decision was reached."""
-        verdict = judged.verdict()
-        decision = str(verdict.decision)
-        if decision == judged.judgement.decision:
-            return judged, verdict
-        at = None if decision == "HOLD" else datetime.fromtimestamp(now_s, UTC).isoformat()
-        judged = replace(judged, judgement=replace(judged.judgement, decision=decision, decided_at=at))
-        return judged, judged.verdict()
-
-    def _change(self, judged: Judged, verdict: Verdict, was: str, now_s: float) -> Iterable[Put | Event]:
-        pair = judged.judgement.pair
-        log.info("verdict of %s: %s, before %s: %s", pair.name, verdict.decision, was, verdict.reason)
-        detail = {
-            "from": was,
-            "to": str(verdict.decision),
-            "reason": verdict.reason,
-            "kind": pair.kind,
-            "control": str(pair.control),
-            "treatment": str(pair.treatment),
-            "replay": verdict.replay,
-        }
-        yield Event(self._place.arn("endpoint", pair.endpoint), "VerdictChanged", now_s, detail)
-        if self._records.get(VerdictInputs, verdict.replay) is None:
-            yield Put(
-                VerdictInputs(
-                    verdict.replay, pair.name, judged.inputs(), str(verdict.decision), now_s, now_s, kept=True
-                ),
-                0,
-            )
 
     # --- metrics -------------------------------------------------------------------------------------
 
@@ -261,6 +231,27 @@ class VerdictLoop:
             del self._published[name]
         if data:
             self._series.record(data)
+
+
+def decision_changed(
+    records: Records, place: Place, judged: Judged, verdict: Verdict, was: str
+) -> Iterable[Put | Event]:
+    """Return what is kept of a changed decision: the event, and what it was decided from."""
+    pair, now_s = judged.judgement.pair, judged.judgement.modified_at_s
+    log.info("verdict of %s: %s, before %s: %s", pair.name, verdict.decision, was, verdict.reason)
+    detail = {
+        "from": was,
+        "to": str(verdict.decision),
+        "reason": verdict.reason,
+        "kind": pair.kind,
+        "control": str(pair.control),
+        "treatment": str(pair.treatment),
+        "replay": verdict.replay,
+    }
+    yield Event(place.arn("endpoint", pair.endpoint), "VerdictChanged", now_s, detail)
+    if records.get(VerdictInputs, verdict.replay) is None:
+        name, decision = judged.judgement.name, str(verdict.decision)
+        yield Put(VerdictInputs(verdict.replay, name, judged.inputs(), decision, now_s, now_s, kept=True), 0)
 
 
 def evidence_data(pair: Pair, verdict: Verdict, at_s: int) -> list[Datum]:

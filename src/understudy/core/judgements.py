@@ -133,6 +133,8 @@ class Judgement:
         excluded_targeted: Requests whose caller named the variant.
         unlogged: Requests whose stage is not known.
         label_maturity: Share of mature exposures that have their label; None without labels.
+        label_exposures: Those exposures.
+        measured: What was counted of metrics of PutMetricData, as JSON, see ``capture.measured``.
         repeated_units: Users keep their variant, and only requests could be counted.
         decision: The verdict's.
         decided_at: When it was reached, ISO 8601.
@@ -153,10 +155,12 @@ class Judgement:
     exposed_to: int = 0
     users_to: int = 0
     before_us: Any = None
+    measured: dict[str, Any] = field(default_factory=dict)
     requests: int = 0
     excluded_targeted: int = 0
     unlogged: int = 0
     label_maturity: float | None = None
+    label_exposures: int | None = None
     repeated_units: bool = False
     decision: str = "HOLD"
     decided_at: str | None = None
@@ -166,6 +170,16 @@ class Judgement:
     def status(self) -> str:
         """The decision, for queries."""
         return self.decision
+
+
+@dataclass(frozen=True)
+class ShadowJudgement(Judgement):
+    """The state of a shadow's judgement: measured anew from time to time, not counted on.
+
+    What was proven once stays so: the largest evidence is kept.
+    """
+
+    KIND: ClassVar[str] = "shadow-judgement"
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ class Mode(StrEnum):
     HORIZON = "horizon"
 
 
+CLOUDWATCH = "cloudwatch"  # the source of a metric that comes from PutMetricData
 RATIO_MEASURES = frozenset({Measure.RATE, Measure.LATENCY, Measure.PAIRED})
 # The levels of the early warning of latency, and the ratio of exceedances worth finding at each.
 LATENCY_LEVELS = (0.5, 0.75, 0.9, 0.95, 0.99)
@@ -62,6 +63,29 @@ LARGEST_RATIO = 1e6
 LARGEST_NUMBER = 1e15
 LEAST_CLIP = 1e-15
 LEAST_ALPHA = 1e-12
+
+
+@dataclass(frozen=True)
+class CloudWatchMetric:
+    """A metric of PutMetricData: one datum of 0 or 1 for each request that was assigned at random.
+
+    Its dimensions are EndpointName and VariantName, EndpointConfigName besides where two fleets serve, and
+    ``dimensions``.
+
+    Attributes:
+        resolution_s: The data's StorageResolution, 1 or 60: what the store keeps apart.
+        delay_s: So late data may come as a rule; a period counts when it is over for so long.
+    """
+
+    namespace: str
+    metric_name: str
+    dimensions: tuple[tuple[str, str], ...] = ()
+    resolution_s: int = 60
+    delay_s: float = 30.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Render as a policy's keys."""
+        return {"source": CLOUDWATCH, **asdict(self), "dimensions": dict(self.dimensions)}
 
 
 @dataclass(frozen=True)
@@ -85,6 +109,7 @@ class MetricRule:
         clip: Of a mean: scores are cut to [-clip, clip], fixed before use.
         needs_labels: Counted from labels or outcomes that come later.
         warmup_s: Seconds left out after a variant's start.
+        cloudwatch: Of a rate that is counted from PutMetricData; None for all others.
     """
 
     metric: str
@@ -101,6 +126,23 @@ class MetricRule:
     clip: float | None = None
     needs_labels: bool = False
     warmup_s: float = 0.0
+    cloudwatch: CloudWatchMetric | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Render as a policy's keys."""
+        rendered = asdict(self)
+        del rendered["cloudwatch"]
+        return rendered if self.cloudwatch is None else {**rendered, **self.cloudwatch.to_json()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> MetricRule:
+        """Read what :meth:`to_json` wrote."""
+        given = {**data, "measure": Measure(data["measure"])}
+        if given.pop("source", None) is None:
+            return cls(**given)
+        of_series = {one.name: given.pop(one.name) for one in fields(CloudWatchMetric)}
+        of_series["dimensions"] = tuple(sorted(of_series["dimensions"].items()))
+        return cls(**given, cloudwatch=CloudWatchMetric(**of_series))
 
     @property
     def neutral(self) -> float:
@@ -177,7 +219,11 @@ class Policy:
 
     def to_json(self) -> dict[str, Any]:
         """Render so that :func:`parse_policy` reads it back; defaults of the autopilot are left out."""
-        rendered = asdict(self)
+        rendered = {
+            **asdict(self),
+            "primary": None if self.primary is None else self.primary.to_json(),
+            "guardrails": tuple(one.to_json() for one in self.guardrails),
+        }
         for name, default in (("ramp", Ramp()), ("bandit", Bandit())):
             if getattr(self, name) == default:
                 del rendered[name]
@@ -378,13 +424,7 @@ def _rules(data: Any) -> tuple[MetricRule, ...]:
 
 def _rule(data: Any, place: str) -> MetricRule:
     given = _table(data, place)
-    if _AGGREGATED.intersection(given) or "/" in str(given.get("metric", "")):
-        raise PolicyError(
-            f"{place}.metric: metrics of PutMetricData can't be judged: they are sums that don't say of which"
-            " requests, so nobody can tell who was assigned at random, in which stage, or how independent"
-            " they are; report the values as outcomes (POST /understudy/v1/endpoints/NAME/outcomes)"
-        )
-    _known_keys(given, {one.name for one in fields(MetricRule)}, f"{place}.")
+    _known_keys(given, _RULE_KEYS, f"{place}.")
     if "metric" not in given:
         raise PolicyError(f"{place}.metric: missing")
     metric = _text(given["metric"], f"{place}.metric")
@@ -419,6 +459,7 @@ def _rule(data: Any, place: str) -> MetricRule:
         else _number(given, "clip", 0.0, place, least=LEAST_CLIP, most=LARGEST_NUMBER),
         needs_labels=_flag(given.get("needs_labels", base.needs_labels), f"{place}.needs_labels"),
         warmup_s=_number(given, "warmup_s", base.warmup_s, place, least=0.0),
+        cloudwatch=_cloudwatch(given, metric, measure, place),
     )
     return _consistent_rule(rule, place)
 
@@ -432,6 +473,56 @@ def _bare(metric: str, measure: Measure) -> MetricRule:
     if measure is Measure.RATE:
         return MetricRule(metric, measure)
     return MetricRule(metric, measure, better="higher", mde=0.01, margin=0.01, tolerance=0.0)
+
+
+def _cloudwatch(
+    given: Mapping[str, Any], metric: str, measure: Measure, place: str
+) -> CloudWatchMetric | None:
+    """Read where a metric of PutMetricData is found; None of a metric that is counted elsewhere."""
+    if given.get("source") is None:
+        for key in _SERIES_KEYS:
+            if given.get(key) is not None:
+                raise PolicyError(f'{place}.{key}: only of a metric with source = "{CLOUDWATCH}"')
+        return None
+    if given["source"] != CLOUDWATCH:
+        raise PolicyError(
+            f'{place}.source: "{CLOUDWATCH}" is expected; leave it out for what the server counts itself'
+            " and for outcomes"
+        )
+    if measure is not Measure.RATE:
+        raise PolicyError(
+            f"{place}.measure: of metrics of PutMetricData only a rate can be judged (a 0 or 1 for each"
+            " request): of other numbers the store keeps sums and rounded distributions, not the values;"
+            " report them as outcomes (POST /understudy/v1/endpoints/NAME/outcomes)"
+        )
+    if metric == "error_rate":
+        raise PolicyError(f"{place}.metric: error_rate is counted by the server; choose another name")
+    dimensions = _table(given.get("dimensions") or {}, f"{place}.dimensions")
+    if len(dimensions) > _MOST_DIMENSIONS:
+        raise PolicyError(f"{place}.dimensions: at most {_MOST_DIMENSIONS}")
+    for name, value in dimensions.items():
+        _printable(name, 255, f"{place}.dimensions")
+        _printable(value, 1024, f"{place}.dimensions.{name}")
+        if name in _OWN_DIMENSIONS:
+            raise PolicyError(f"{place}.dimensions.{name}: is that of the arm that is counted")
+    resolution_s = given.get("resolution_s", 60)
+    if resolution_s not in (1, 60) or isinstance(resolution_s, bool):
+        raise PolicyError(f"{place}.resolution_s: 1 or 60 is expected, the data's StorageResolution")
+    return CloudWatchMetric(
+        namespace=_printable(given.get("namespace"), 255, f"{place}.namespace"),
+        metric_name=_printable(given.get("metric_name", metric), 255, f"{place}.metric_name"),
+        dimensions=tuple(sorted(dimensions.items())),
+        resolution_s=int(resolution_s),
+        delay_s=_number(given, "delay_s", 30.0, place, least=0.0, most=3600.0),
+    )
+
+
+def _printable(value: Any, longest: int, key: str) -> str:
+    if not isinstance(value, str) or not value.strip() or len(value) > longest:
+        raise PolicyError(f"{key}: a text of 1 to {longest} characters is expected")
+    if not value.isascii() or not value.isprintable():
+        raise PolicyError(f"{key}: only printable ASCII characters are expected, as in PutMetricData")
+    return value
 
 
 def _consistent_rule(rule: MetricRule, place: str) -> MetricRule:
@@ -482,8 +573,10 @@ def _better(value: Any, place: str) -> str:
     return str(value)
 
 
-# How CloudWatch's metrics are named; a policy's are named by one word.
-_AGGREGATED = frozenset({"namespace", "dimensions", "statistic", "cloudwatch"})
+_SERIES_KEYS = frozenset(one.name for one in fields(CloudWatchMetric))
+_RULE_KEYS = {one.name for one in fields(MetricRule)} - {"cloudwatch"} | _SERIES_KEYS | {"source"}
+_OWN_DIMENSIONS = ("EndpointName", "VariantName", "EndpointConfigName")
+_MOST_DIMENSIONS = 27  # CloudWatch's 30, less these
 _E = TypeVar("_E", bound=StrEnum)
 
 

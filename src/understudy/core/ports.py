@@ -543,6 +543,8 @@ class InstanceSpec:
         vcpus: Of the instance type: threads per model.
         memory_bytes: Of the instance type.
         cpu_percent: The most that its processes may use together, 100 is one processor; 0: no ceiling.
+        patient: Others answer until it is ready: starting it must not slow them down.  A patient shadow, one
+            that is only replaced, may take its time.
     """
 
     instance_id: str
@@ -558,6 +560,7 @@ class InstanceSpec:
     download_timeout_s: int
     shadow: bool = False
     cpu_percent: int = 0
+    patient: bool = False
 
 
 @dataclass(frozen=True)

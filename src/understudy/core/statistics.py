@@ -110,12 +110,21 @@ def statistic(summary: Summary, name: str) -> float | None:
         return None
     if wanted.kind == "p" and wanted.high is not None:
         return _percentile(summary, wanted.high)
-    samples = _samples(summary)
-    if wanted.ranked:
-        inside, below, above = _cut_by_rank(samples, wanted.low, wanted.high)
-    else:
-        inside, below, above = _cut_by_value(samples, wanted.low, wanted.high)
+    inside, below, above = cut(wanted, _samples(summary))
     return _trimmed(wanted, summary, inside, below, above)
+
+
+def cut(wanted: Statistic, samples: _Samples) -> tuple[_Samples, float, float]:
+    """Keep the samples (value, how often) within a statistic's bounds.
+
+    Args:
+        samples: In rising order.
+    Returns:
+        What is kept, and how many lie below and above.
+    """
+    if wanted.ranked:
+        return _cut_by_rank(samples, wanted.low, wanted.high)
+    return _cut_by_value(samples, wanted.low, wanted.high)
 
 
 def _plain(summary: Summary, kind: str) -> float | None:

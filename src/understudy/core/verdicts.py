@@ -29,11 +29,14 @@ class Validity:
     Attributes:
         excluded_targeted: Requests that named their variant, or were overridden: not random, not counted.
         warmup_excluded_s: Seconds left out after the start of a fleet.
-        label_maturity: Share of the exposures that are older than the label window; None without labels.
+        label_maturity: Share of the mature exposures that have their label; None without labels.
+        label_exposures: Those mature exposures: as many as were captured and collected when they were looked
+            at, which may be fewer than the requests of that moment.
         immature_counted: Exposures younger than the label window that were counted all the same.
         config_changes: Changes of either arm's model or configuration that the evidence spans.
         repeated_units: Sticky assignment, but counted by request: one unit's requests are not independent.
         unlogged: Requests whose stage or share is not known.
+        unfit_values: Of metrics of PutMetricData that are judged as rates, values other than 0 and 1.
     """
 
     excluded_targeted: int = 0
@@ -43,10 +46,17 @@ class Validity:
     config_changes: int = 0
     repeated_units: bool = False
     unlogged: int = 0
+    unfit_values: int = 0
+    label_exposures: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Render all of it."""
-        return asdict(self)
+        """Render all of it; what only some policies know of is left out where there is nothing."""
+        rendered = asdict(self)
+        if not self.unfit_values:
+            del rendered["unfit_values"]
+        if self.label_exposures is None:
+            del rendered["label_exposures"]
+        return rendered
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Validity:

@@ -29,6 +29,7 @@ from urllib.parse import unquote, urlsplit
 
 from understudy.core.errors import ApiError
 from understudy.core.ports import Objects
+from understudy.runtimes.back_seats import take_back_seat
 from understudy.runtimes.failures import PreparationFailed
 
 _UNPACKER = Path(__file__).with_name("unpack.py")
@@ -388,7 +389,9 @@ class Artifacts:
                 stderr=subprocess.DEVNULL,
                 cwd=tree,
                 env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONUTF8": "1"},
+                start_new_session=True,
             )
+        take_back_seat(child.pid, for_good=True)
         try:
             while True:
                 try:

@@ -41,6 +41,7 @@ class Facts:
     failed: str = ""
     cpu_percent: int = 0  # ceiling; 0: none
     cpu_group: str = ""  # control group that holds the ceiling
+    back_seat: bool = False  # it yields the processor until it is ready
     server: int = 0  # inode of the lifeline pipe: names one life of the whole server
 
     @property
@@ -56,7 +57,11 @@ class Facts:
 
 @dataclass
 class Instance:
-    """One instance in this process; guarded by the runtime's lock."""
+    """One instance in this process; guarded by the runtime's lock.
+
+    Attributes:
+        idle: Its control group runs only while nobody else wants the processor; None: not known.
+    """
 
     facts: Facts
     status: InstanceStatus
@@ -66,6 +71,7 @@ class Instance:
     pidfd: int | None = None
     preparing: bool = False
     stopping: bool = False
+    idle: bool | None = None
     status_seen: tuple[int, int] = (0, 0)  # inode and mtime of the status file last read
 
     @property

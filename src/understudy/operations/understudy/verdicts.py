@@ -12,11 +12,19 @@ from dataclasses import asdict
 from typing import Any
 
 from understudy.analysis.planning import plan
+from understudy.analysis.routed import ERRORS
 from understudy.analysis.verdicts import replay_verdict
 from understudy.capture.exposures import is_of_outcomes
 from understudy.capture.judging import Judge, Judged, readable
 from understudy.capture.labelled_arms import LabelledArms
-from understudy.capture.shadow_pairs import ShadowStores, judge_shadow
+from understudy.capture.measured import key_of
+from understudy.capture.shadow_pairs import (
+    SHADOW,
+    ShadowStores,
+    judge_shadow,
+    policy_for_shadow,
+    shadow_judgement_name,
+)
 from understudy.core.endpoints import Endpoint, FleetVariant
 from understudy.core.errors import Conflict, ResourceNotFound, ValidationException
 from understudy.core.judgements import (
@@ -24,17 +32,18 @@ from understudy.core.judgements import (
     EndpointPolicy,
     Judgement,
     Pair,
+    ShadowJudgement,
     VerdictInputs,
     pairs_of,
 )
 from understudy.core.policies import (
     LARGEST_NUMBER,
     Measure,
+    MetricRule,
     Policy,
     PolicyError,
     default_policy,
     parse_policy,
-    shadow_policy,
 )
 from understudy.core.ports import Delete, Put, Query
 from understudy.core.stages import RANDOMISED
@@ -84,7 +93,9 @@ def post_verdict(services: Services, request: OwnRequest) -> dict[str, Any]:
     if shadow is not None:
         return tell_shadow(services, endpoint, given, shadow, policy, explicit=True)
     pair = _pair_meant(services, endpoint, given)
-    judge = Judge(services.stages, services.evidence, services.assignments, services.outcomes)
+    judge = Judge(
+        services.stages, services.evidence, services.assignments, services.outcomes, services.series
+    )
     judged = judge.begin(pair, policy, services.clock.now_s())
     if judged is None:
         raise _nothing_judged(endpoint)
@@ -122,16 +133,23 @@ def _told(services: Services, judged: Judged) -> dict[str, Any]:
 def _hints(services: Services, judged: Judged) -> list[str]:
     """Say what keeps a policy's outcomes from counting, where it can be seen."""
     endpoint, requests = judged.judgement.pair.endpoint, judged.judgement.requests
-    waiting = [
-        one.rule.metric
+    uncounted = [
+        one.rule
         for one in judged.evidence.metrics
-        if is_of_outcomes(one.rule)
-        and not any(tally.control_requests + tally.treatment_requests for tally in one.counts)
+        if not any(tally.control_requests + tally.treatment_requests for tally in one.counts)
         and (one.bankroll is None or not one.bankroll.units)
     ]
-    if not waiting or not requests:
+    if judged.judgement.pair.kind == SHADOW:
+        return [
+            f"{rule.metric} is not counted of shadows, which answer nobody: leave it out of their policy"
+            for rule in uncounted
+            if rule.measure is not Measure.PAIRED and rule.metric != ERRORS
+        ]
+    waiting = [rule.metric for rule in uncounted if is_of_outcomes(rule)]
+    measured = [rule for rule in uncounted if rule.cloudwatch is not None]
+    if not requests or not (waiting or measured):
         return []
-    hints = []
+    hints = [_hint_of_data(services, judged.judgement.pair, rule) for rule in measured]
     reported = {one.name for one in services.outcomes.tallies(endpoint)}
     for metric in waiting:
         if judged.policy.label_window_s <= 0.0:
@@ -145,6 +163,29 @@ def _hints(services: Services, judged: Judged) -> list[str]:
         elif metric not in reported:
             hints.append(f"no outcome named {metric} was ever reported")
     return hints
+
+
+def _hint_of_data(services: Services, pair: Pair, rule: MetricRule) -> str:
+    """Say why a metric of PutMetricData counts nothing."""
+    metric = rule.cloudwatch
+    assert metric is not None  # the caller's choice
+    if any(one.sticky for one in services.stages.find(pair.endpoint)[-1:]):
+        return (
+            f"{rule.metric} counts nothing: users keep their variant, and data of PutMetricData don't name"
+            " the user; report outcomes of units"
+        )
+    there = {key for key, _ in services.series.keys(metric.namespace, metric.metric_name)}
+    missing = [
+        key for ref in (pair.control, pair.treatment) if (key := key_of(pair, ref, metric)) not in there
+    ]
+    if missing:
+        dimensions = ", ".join(f"{name}={value}" for name, value in missing[0].dimensions)
+        return f"no data of {metric.metric_name} in {metric.namespace} came with the dimensions {dimensions}"
+    period = "minute" if metric.resolution_s == 60 else "second"
+    return (
+        f"{rule.metric} counts nothing yet: a {period} counts when it is over for {metric.delay_s:g} s, and"
+        " not if the shares changed in it"
+    )
 
 
 def _arm(pair: Pair, which: str) -> dict[str, str]:
@@ -231,18 +272,27 @@ def tell_shadow(
             f'Answers of endpoint "{endpoint.name}" are not captured: a verdict about a shadow needs a '
             "DataCaptureConfig with Output among its CaptureOptions."
         )
-    paired = policy is not None and any(rule.measure is Measure.PAIRED for rule in policy.rules)
+    paired = policy is not None and policy_for_shadow(policy) is policy
     if explicit and not paired:
         raise ValidationException(
             "A verdict about a shadow needs a policy with a metric of measure paired, e.g. shadow_agreement."
         )
-    if policy is None or not paired:
-        policy = shadow_policy()
+    name = shadow_judgement_name(endpoint.name, control.name, shadow.name)
+    before = services.records.get(ShadowJudgement, name)
     stores = ShadowStores(
         services.objects, services.outcomes, services.stages, services.evidence, services.series
     )
     now_s = services.clock.now_s()
-    judged, counts = judge_shadow(stores, endpoint.name, fleet, control, shadow, policy, now_s)
+    judged, counts = judge_shadow(
+        stores,
+        endpoint.name,
+        fleet,
+        control,
+        shadow,
+        policy_for_shadow(policy),
+        now_s,
+        None if before is None else before.value,
+    )
     agreement = counts.agreeing / counts.pairs if counts.pairs else None
     return {
         **_told(services, judged),

@@ -214,7 +214,7 @@ function validityTable(told) {
     ["One model and configuration each", !told.config_changes, `${told.config_changes} changes`],
     ["Shares known", !told.unlogged, `${count(told.unlogged)} requests without`],
     ["Independent requests", !told.repeated_units, told.repeated_units ? "users keep their variant, but requests are counted" : "or users are counted"],
-    told.label_maturity !== null && ["Labels had their time", !told.immature_counted, `${percent(told.label_maturity)} of requests are old enough`],
+    told.label_maturity !== null && ["Labels had their time", !told.immature_counted, `${percent(told.label_maturity)} of the requests that are old enough have their label`],
     ["Evidence in one piece", true, `begun anew ${count(told.restarts)} times; ${number(told.warmup_excluded_s)} s of warm-up left out`],
   ].filter(Boolean);
   return table([{ title: "Check" }, { title: "" }, { title: "Details" }], rows.map(([what, good, detail]) => [what, h(good ? "span.chip.good" : "span.chip.bad", {}, good ? "● yes" : "▲ no"), detail]), { caption: "Validity" });
