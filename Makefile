@@ -12,7 +12,7 @@ ORACLE3 := .venv-oracle3
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench bench-decisions soak clean sdks browser screenshots
+.PHONY: help install demo test check format bench bench-decisions soak clean sdks browser promtool screenshots
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,7 +54,7 @@ $(ORACLE3)/.installed: | $(STAMP)
 
 sdks: $(SDK2)/.installed $(SDK3)/.installed $(ORACLE)/.installed $(ORACLE3)/.installed ## environments of the SDK journeys
 
-test: $(STAMP) sdks browser ## every test, journeys with real clients included
+test: $(STAMP) sdks browser promtool ## every test, journeys with real clients included
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 check: $(STAMP) ## formatting, lint, types, layering
@@ -80,10 +80,11 @@ soak: $(STAMP) ## memory flat (MINUTES=10), all accounted for (REQUESTS=1000000)
 	UNDERSTUDY_LIVES=20000 $(BIN)/python -m pytest --timeout 3600 tests/core/test_rollout_simulation.py
 	$(BIN)/python -m bench.soak_rollouts
 
-browser: $(STAMP) ## a Chromium for the console's tests: Playwright's own, where no system one is installed
-	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
-		$(BIN)/playwright install chromium || \
-		echo "No Chromium could be fetched: install one as 'chromium'. The console's browser tests are skipped without it." >&2
+browser: $(STAMP) ## a Chromium for the console's tests: the system's, Debian's package or Playwright's own
+	@sh tests/tools.sh chromium $(abspath $(BIN))
+
+promtool: $(STAMP) ## Prometheus's own tool for the tests of alert rules
+	@sh tests/tools.sh promtool $(abspath $(BIN))
 
 screenshots: $(STAMP) browser ## pictures of the console for docs/images
 	$(BIN)/python docs/make_screenshots.py

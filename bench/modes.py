@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -44,6 +44,7 @@ class Schedule:
         connections: Of the closed loops against peers.
         edges: Further numbers of connections, in fewer rounds.
         many: How many variants the flat-cost mode goes up to.
+        served: How many requests the mode of that name makes.
     """
 
     rounds: int
@@ -52,6 +53,7 @@ class Schedule:
     connections: tuple[int, ...]
     edges: tuple[int, ...]
     many: int
+    served: int = MILLION
 
     def load(self, connections: int, **more: Any) -> Load:
         """Return a closed loop of this schedule."""
@@ -112,23 +114,38 @@ def figures_of(rounds: list[Measurement]) -> dict[str, Any]:
 
 
 def in_turn(
-    bench: Bench, settings: Mapping[str, Callable[[], Measurement]], mode: str, connections: int
+    bench: Bench,
+    settings: Mapping[str, Callable[[], Measurement]],
+    mode: str,
+    connections: int,
+    bases: Mapping[str, str] | None = None,
 ) -> Iterator[Row]:
-    """Measure settings in turn, round after round; the first is what the others are compared with."""
+    """Measure settings in turn, round after round.
+
+    Args:
+        bases: What each setting is compared with, empty for nothing; without it all but the first with the
+            first.
+    """
     rounds: dict[str, list[Measurement]] = {name: [] for name in settings}
     for _ in range(bench.schedule.rounds):
         for name, once in settings.items():
             rounds[name].append(once())
-    base, *_ = rounds.values()
+    first, *_ = rounds
     for name, measured in rounds.items():
         figures = figures_of(measured)
         note = ""
-        if measured is not base:
+        compared = ("" if name == first else first) if bases is None else bases[name]
+        if compared:
+            base = rounds[compared]
             ratio = paired_ratio([one.per_s for one in measured], [one.per_s for one in base])
             figures["ratio_per_s"] = None if ratio is None else vars(ratio)
             cpu = paired_ratio([one.cpu_us for one in measured], [one.cpu_us for one in base])
             figures["ratio_cpu"] = None if cpu is None else vars(cpu)
-            note = f"req/s × {ratio}, CPU × {cpu}"
+            excess_us = [one.p99_us - other.p99_us for one, other in zip(measured, base, strict=True)]
+            figures["p99_excess_us"] = median(excess_us)
+            p99 = paired_ratio([one.p99_us for one in measured], [one.p99_us for one in base])
+            figures["ratio_p99"] = None if p99 is None else vars(p99)
+            note = f"req/s × {ratio}, CPU × {cpu}, p99 {statistics.median(excess_us) / 1000:+.2f} ms"
         yield Row(mode, f"{name}, {connections} connections", figures, note)
 
 
@@ -349,24 +366,34 @@ def endpoints(bench: Bench) -> Iterator[Row]:
 
 
 def served(bench: Bench) -> Iterator[Row]:
-    """Cost per request of a fresh server before and after its first million requests."""
-    server = Understudy()
+    """Cost per request of a server that has served a million requests, against a fresh one in turn.
+
+    (Before against after would measure what the machine's other work has changed meanwhile.)
+    """
+    servers = [Understudy()]
     try:
-        server.create_churn_model("churn", bench.work)
-        server.deploy("one", Variant("A", "churn"))
-        target, load = bench.endpoint("one", server=server), bench.schedule.load(64)
-        before = [measure(target, load) for _ in range(bench.schedule.rounds)]
-        done = sum(one.load["in_window"] for one in before)
-        seconds = (MILLION - done) / max(one.per_s for one in before)
-        while done < MILLION:
-            done += measure(target, Load("", 0, 64, max(1.0, seconds))).load["in_window"]
-            seconds = 2.0
-        after = [measure(target, load) for _ in range(bench.schedule.rounds)]
-        yield Row("served", "fresh server, 64 connections", figures_of(before))
-        figures = figures_of(after)
-        cpu = paired_ratio([one.cpu_us for one in after], [one.cpu_us for one in before])
-        figures["ratio_cpu"] = None if cpu is None else vars(cpu)
-        note = f"after {done:,} requests; CPU × {cpu}"
-        yield Row("served", "after a million requests, 64 connections", figures, note)
+        used = _serving_churn(bench, servers[0])
+        done = 0
+        per_s = measure(used, bench.schedule.load(64)).per_s
+        while done < bench.schedule.served:
+            seconds = max(1.0, (bench.schedule.served - done) / max(1.0, per_s))
+            one = measure(used, Load("", 0, 64, min(seconds, 30.0)))
+            done, per_s = done + one.load["in_window"], one.per_s
+        servers.append(Understudy())
+        fresh = _serving_churn(bench, servers[1])
+        load = bench.schedule.load(64)
+        after = f"after {done:,} requests"
+        settings = {"fresh server": partial(measure, fresh, load), after: partial(measure, used, load)}
+        for row in in_turn(bench, settings, "served", 64):
+            yield replace(
+                row, figures=row.figures | ({"served": done} if row.setting.startswith(after) else {})
+            )
     finally:
-        server.stop()
+        for server in servers:
+            server.stop()
+
+
+def _serving_churn(bench: Bench, server: Understudy) -> Started:
+    server.create_churn_model("churn", bench.work)
+    server.deploy("one", Variant("A", "churn"))
+    return bench.endpoint("one", server=server)

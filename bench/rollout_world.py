@@ -393,11 +393,14 @@ LEGAL_STATUSES = {
 }
 
 
-def update_and_judge(served: Served, deployment: dict[str, Any], *, back: int) -> dict[str, Any]:
+def update_and_judge(
+    served: Served, deployment: dict[str, Any], *, back: int, pause_s: float = 0.002
+) -> dict[str, Any]:
     """Update ``e`` to the other of v1 and v2 under load, call it back in a bake if so wished, and judge all.
 
     Args:
         back: In which bake it is called back; 0: in none.
+        pause_s: Between the requests of a connection.
 
     Raises:
         AssertionError: something that must hold did not.
@@ -408,10 +411,10 @@ def update_and_judge(served: Served, deployment: dict[str, Any], *, back: int) -
     at_first = served.leftovers()
     statuses = ["InService"]
     asked_back = False
-    with RawLoad(served.port) as load:
+    with RawLoad(served.port, pause_s=pause_s) as load:
         until(lambda: load.seen, "answers")
         until(lambda: _accepted(served, new, deployment), "the update to be taken")
-        deadline_s = time.monotonic() + 120.0
+        deadline_s = time.monotonic() + 300.0  # the machine may have more to do
         while True:
             with contextlib.suppress(ClientError, OSError, BotoCoreError):
                 found = served.sagemaker.describe_endpoint(EndpointName="e")
@@ -423,7 +426,7 @@ def update_and_judge(served: Served, deployment: dict[str, Any], *, back: int) -
                 if found["EndpointStatus"] == "InService" and _is_over(served):
                     break
             assert time.monotonic() < deadline_s, f"no end: {statuses} {served.events()[-3:]}"
-            time.sleep(0.02)
+            time.sleep(0.1)
         time.sleep(0.1)
     found = at_rest(served.sagemaker)
     events = served.events()

@@ -1,8 +1,8 @@
 """The controller dies at every registered failpoint, and again while it recovers, wherever that is met.
 
 One server serves the whole matrix: it is armed with all failpoints, and the file that counts deaths says of
-all but one that they have had theirs.  The controller that follows dies too, at the first failpoint that it
-meets.  Main function: :func:`kills`.
+all but a few that they have had theirs.  The controller that follows each death dies too, at the first
+failpoint that it meets.  What a run did not meet among others is tried alone.  Main function: :func:`kills`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import sys
 import tempfile
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,8 @@ from understudy.control.failpoints import FAILPOINTS
 
 ENVIRONMENTS = CACHE / "understudy-environments"
 DEATHS = 1
+TOGETHER = 3  # failpoints of one run, each with a second death after it
+SLOW_S = 0.03  # between requests: what is killed and started again needs the processor
 
 POLICIES: dict[str, dict[str, Any]] = {
     "all at once": blue_green("ALL_AT_ONCE", 20, termination_s=20),
@@ -62,8 +66,18 @@ class Stage:
 
 
 def kills(options: argparse.Namespace) -> int:
-    """Every failpoint in every story that meets it; return how many did not hold."""
-    names = [name for name in FAILPOINTS if any(part in name for part in options.failpoints.split(","))]
+    """Every failpoint in every story that meets it; return how many did not hold.
+
+    With ``--protocol FILE`` each result is noted there and what held before is not done again; with
+    ``--minutes`` it stops after so many.  Both together do the matrix in pieces.
+    """
+    protocol = _Protocol(options.protocol)
+    wanted = [
+        (name, story)
+        for name, story in _in_turn()
+        if options.stories in story and any(part in name for part in options.failpoints.split(","))
+    ]
+    stop_at_s = time.monotonic() + 60.0 * options.minutes
     failed = 0
     with tempfile.TemporaryDirectory(prefix="soak-rollouts-") as place:
         run_dir = Path(place) / "data" / "run"
@@ -75,13 +89,75 @@ def kills(options: argparse.Namespace) -> int:
         stage = Stage(served, Path(place) / "gate")
         try:
             _prepare(stage)
-            for name in names:
-                for story, (play, events) in STORIES.items():
-                    if name.partition("/")[0] in events and options.stories in story:
-                        failed += _kill_at(stage, counted, name, story, play)
+            for together in (TOGETHER, 1):  # what was not met among others is tried alone
+                open_ones = [pair for pair in wanted if pair not in protocol.done]
+                for names, story in _groups(open_ones, together):
+                    if time.monotonic() < stop_at_s:
+                        failed += _kill_at(stage, counted, names, story, protocol, alone=together == 1)
         finally:
             served.stop()
+    protocol.summary(wanted)
     return failed
+
+
+def _in_turn() -> list[tuple[str, str]]:
+    """Order the matrix: each failpoint once, in different stories, before any of them comes again."""
+    rounds: list[tuple[int, str, str]] = []
+    for number, name in enumerate(FAILPOINTS):
+        stories = [story for story, (_, events) in STORIES.items() if name.partition("/")[0] in events]
+        rounds += [((at - number) % len(stories), name, story) for at, story in enumerate(stories)]
+    return [(name, story) for _, name, story in sorted(rounds, key=lambda one: one[0])]
+
+
+def _groups(pairs: list[tuple[str, str]], size: int) -> Iterator[tuple[list[str], str]]:
+    """Put failpoints of a story together that one run can meet: the same boundary of different steps.
+
+    What comes first stays first; later ones of its kind join it.
+    """
+    left = dict.fromkeys(pairs)
+    while left:
+        name, story = next(iter(left))
+        boundary = name.partition("/")[2]
+        alike = [one for one, of in left if of == story and one.partition("/")[2] == boundary]
+        for one in alike[:size]:
+            del left[one, story]
+        yield alike[:size], story
+
+
+class _Protocol:
+    """What was found, one JSON line each, on standard output and in a file if one is named.
+
+    Attributes:
+        done: (failpoint, story) of what held.
+        met: Failpoints at which a controller died.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self.done: set[tuple[str, str]] = set()
+        self.met: set[str] = set()
+        if path is not None and path.exists():
+            for line in path.read_text().splitlines():
+                self._take(json.loads(line))
+
+    def _take(self, line: dict[str, Any]) -> None:
+        if "failed" not in line:
+            self.done.update((name, line["story"]) for name in line["killed at"])
+            self.met.update((*line["killed at"], *line["then"]))
+
+    def note(self, line: dict[str, Any]) -> None:
+        """Write one result."""
+        self._take(line)
+        print(json.dumps(line), flush=True)
+        if self._path is not None:
+            with self._path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def summary(self, wanted: list[tuple[str, str]]) -> None:
+        """Tell how far the matrix is, and at which failpoints no controller died."""
+        left = [pair for pair in wanted if pair not in self.done]
+        never = sorted(set(FAILPOINTS) - self.met)
+        print(json.dumps({"part": "kills", "held": len(self.done), "left": len(left), "never met": never}))
 
 
 def _let_die(counted: Path, *names: str) -> None:
@@ -90,18 +166,19 @@ def _let_die(counted: Path, *names: str) -> None:
     beside.replace(counted)
 
 
-class _SecondDeath:
-    """Lets the controller after the killed one die too, wherever it gets first."""
+class _Deaths:
+    """Kills the controller at each of some failpoints, and the one that follows wherever it gets first."""
 
-    def __init__(self, counted: Path, name: str) -> None:
+    def __init__(self, counted: Path, names: list[str]) -> None:
         self._counted = counted
-        self._name = name
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
-        self.deaths: list[str] = []
+        self.ahead = set(names)
+        self.killed: list[str] = []
+        self.then: list[str] = []
 
-    def __enter__(self) -> _SecondDeath:
-        _let_die(self._counted, self._name)
+    def __enter__(self) -> _Deaths:
+        _let_die(self._counted, *self.ahead)
         self._thread.start()
         return self
 
@@ -111,31 +188,39 @@ class _SecondDeath:
         _let_die(self._counted)
 
     def _run(self) -> None:
-        may_die = {self._name}
-        while may_die and not self._stop.wait(0.01):
+        recovering = False
+        while (self.ahead or recovering) and not self._stop.wait(0.01):
+            may_die = set(FAILPOINTS) if recovering else self.ahead
             with contextlib.suppress(ValueError):  # the controller is writing it
                 counts = json.loads(self._counted.read_text())
                 dead = [one for one in may_die if counts[one] == DEATHS]
                 if dead:
+                    (self.then if recovering else self.killed).extend(dead)
+                    self.ahead -= set(dead)
+                    recovering = not recovering
                     # The next controller needs far longer to start than this.
-                    may_die = set() if self.deaths else set(FAILPOINTS)
-                    self.deaths += dead
-                    _let_die(self._counted, *may_die)
+                    _let_die(self._counted, *(FAILPOINTS if recovering else self.ahead))
 
 
-def _kill_at(stage: Stage, counted: Path, name: str, story: str, play: Story) -> int:
+def _kill_at(
+    stage: Stage, counted: Path, names: list[str], story: str, protocol: _Protocol, *, alone: bool
+) -> int:
     problem = None
+    play, _ = STORIES[story]
     facts: dict[str, Any] = {}
-    with _SecondDeath(counted, name) as killed:
+    began_s = time.monotonic()
+    with _Deaths(counted, names) as deaths:
         try:
             facts = play(stage)
         except (AssertionError, ClientError, BotoCoreError, OSError) as error:
             problem = repr(error)[:2000]
-    if problem is None and not killed.deaths:
-        problem = "the failpoint was not met"
-    line = {"failpoint": name, "story": story, "then": killed.deaths[1:], **facts}
-    print(json.dumps(line if problem is None else {**line, "failed": problem}), flush=True)
+    if problem is None and alone and not deaths.killed:
+        problem = f"{names[0]} was not met"
+    line = {"story": story, "killed at": deaths.killed, "then": deaths.then, **facts}
+    line["seconds"] = round(time.monotonic() - began_s, 1)
+    protocol.note(line if problem is None else {**line, "armed": names, "failed": problem})
     if problem is not None:
+        print(stage.served.log.read_text()[-20_000:], file=sys.stderr, flush=True)
         stage.gate.unlink(missing_ok=True)
         with contextlib.suppress(AssertionError):  # told above; the next story judges where it begins
             _as_at_first(stage)
@@ -183,13 +268,13 @@ def _ask(call: Callable[[], Any]) -> None:
 
 
 def _update(deployment: dict[str, Any], back: int) -> Story:
-    return lambda stage: update_and_judge(stage.served, deployment, back=back)
+    return lambda stage: update_and_judge(stage.served, deployment, back=back, pause_s=SLOW_S)
 
 
 def _weights(stage: Stage) -> dict[str, Any]:
     """One more instance and one less, under load."""
     served = stage.served
-    with RawLoad(served.port) as load:
+    with RawLoad(served.port, pause_s=SLOW_S) as load:
         for count in (3, 2):
             wish = [{"VariantName": "main", "DesiredWeight": float(count), "DesiredInstanceCount": count}]
             _ask(
@@ -215,7 +300,7 @@ def _weights_that_fail(stage: Stage) -> dict[str, Any]:
     _to_gated(stage)
     stage.gate.touch()
     wish = [{"VariantName": "main", "DesiredInstanceCount": 3}]
-    with RawLoad(served.port) as load:
+    with RawLoad(served.port, pause_s=SLOW_S) as load:
         _ask(
             lambda: served.sagemaker.update_endpoint_weights_and_capacities(
                 EndpointName="e", DesiredWeightsAndCapacities=wish
@@ -234,7 +319,7 @@ def _update_that_fails(stage: Stage) -> dict[str, Any]:
     """A version that can't be loaded, which nobody was sent to."""
     served = stage.served
     before = at_rest(served.sagemaker)["EndpointConfigName"]
-    with RawLoad(served.port) as load:
+    with RawLoad(served.port, pause_s=SLOW_S) as load:
         _ask(lambda: served.sagemaker.update_endpoint(EndpointName="e", EndpointConfigName="crash"))
         found = at_rest(served.sagemaker)
     assert load.failures == [] and {body for _, body in load.seen} == {before}, load.failures[:5]
@@ -249,7 +334,7 @@ def _rollback_that_fails(stage: Stage) -> dict[str, Any]:
     """Neither forward nor back; then all at once to one configuration."""
     served = stage.served
     _to_gated(stage)
-    with RawLoad(served.port) as load:
+    with RawLoad(served.port, pause_s=SLOW_S) as load:
         _ask(
             lambda: served.sagemaker.update_endpoint(
                 EndpointName="e", EndpointConfigName="v1", DeploymentConfig=BY_BATCHES

@@ -33,8 +33,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from bench.rollout_load import LoadProcess
 from bench.rollout_world import (
-    RawLoad,
     Served,
     at_rest,
     blue_green,
@@ -61,11 +61,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--power", type=int, default=10, help="moments at which the power is cut")
     parser.add_argument("--failpoints", default="", help="only those whose name contains one of these: A,B")
     parser.add_argument("--stories", default="", help="only stories whose name contains this")
+    parser.add_argument("--protocol", type=Path, help="of kills: note results here, skip what held there")
+    parser.add_argument("--minutes", type=float, default=1e9, help="of kills: begin no story after so many")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(argv)
     unknown = set(options.parts) - set(PARTS)
     if unknown:
         parser.error(f"there is no part {min(unknown)}; choose from {', '.join(PARTS)}")
+    # Whoever ends it wants its servers to end, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     failed = 0
     for name in options.parts or PARTS:
         failed += PARTS[name](options)
@@ -95,7 +99,7 @@ def updates(options: argparse.Namespace) -> int:
 def _updates(served: Served, dice: random.Random, count: int) -> int:
     book = _Book(served)
     failed = 0
-    with RawLoad(served.port) as load:
+    with LoadProcess(served.port) as load:
         until(lambda: load.seen, "answers")
         for number in range(count):
             kind, to, play = book.draw(dice)

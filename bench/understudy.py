@@ -155,12 +155,18 @@ class Understudy:
     # --- endpoints -----------------------------------------------------------------------------------
 
     def deploy(
-        self, name: str, *variants: Variant, shadow: Variant | None = None, captures: bool = False
+        self,
+        name: str,
+        *variants: Variant,
+        shadow: Variant | None = None,
+        shadow_cpu_percent: int = 0,
+        captures: bool = False,
     ) -> None:
         """Create an endpoint and wait until it serves.
 
         Args:
             shadow: Gets a copy of every request.
+            shadow_cpu_percent: The shadow's ceiling; 0: none.
             captures: Keep every request and answer.
         Raises:
             StartFailed: it does not get to InService.
@@ -169,8 +175,12 @@ class Understudy:
         if shadow is not None:
             weight = sum(one.weight for one in variants)  # a share of 100 % of what production gets
             more["ShadowProductionVariants"] = [_rendered(replace(shadow, weight=weight))]
+            tags = {}
             if len(variants) > 1:  # more than SageMaker allows
-                more["Tags"] = [{"Key": "understudy:shadows", "Value": "many"}]
+                tags["understudy:shadows"] = "many"
+            if shadow_cpu_percent:
+                tags["understudy:shadow-cpu-percent"] = str(shadow_cpu_percent)
+            more["Tags"] = [{"Key": key, "Value": value} for key, value in tags.items()]
         if captures:
             more["DataCaptureConfig"] = {
                 "EnableCapture": True,

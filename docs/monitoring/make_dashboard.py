@@ -93,6 +93,16 @@ PANELS: list[tuple[str, str, list[tuple[str, str]]]] = [
         [(f"understudy_instances{{{PICK}}}", "{{endpoint}} / {{variant}} {{status}}")],
     ),
     (
+        "What serves, as the artifact itself says",
+        "short",
+        [
+            (
+                f"max by (endpoint, variant, name, version) (understudy_model_info{{{PICK}}})",
+                "{{endpoint}} / {{variant}}: {{name}} {{version}}",
+            )
+        ],
+    ),
+    (
         "Endpoint status",
         "short",
         [('understudy_endpoint_status{endpoint=~"$endpoint"} == 1', "{{endpoint}} {{status}}")],

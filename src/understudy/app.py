@@ -238,6 +238,7 @@ class Controller:
             failpoints=failpoints,
             on_calm=steady.follow_wall,
             alarms_settled=lambda: time.monotonic() - self._started_s >= ALARMS_SETTLE_S,
+            time_scale=settings.time_scale,
         )
 
         experiments = ExperimentLoop(stores.records, clock, place)

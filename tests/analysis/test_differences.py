@@ -133,3 +133,17 @@ def test_memory_is_bounded() -> None:
 def test_an_empty_comparison_reports() -> None:
     report = Comparison().report()
     assert (report["pairs"], report["agreement"], report["fields"]) == (0, None, [])
+
+
+def test_answers_nested_deeper_than_the_stack_are_compared() -> None:
+    for depth in (300, 900, 5000, 100_000):
+        plain, other = (
+            Answer(b"[" * depth + inner + b"]" * depth, "application/json") for inner in (b"", b"1")
+        )
+        comparison = Comparison()
+        comparison.add(Request("same"), plain, plain)
+        comparison.add(Request("other"), plain, other)
+        comparison.add(Request("flat"), _json([1]), plain)
+        report = comparison.report()
+        assert (report["pairs"], report["differing"]) == (3, 2)
+        json.dumps(report)

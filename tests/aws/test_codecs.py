@@ -67,7 +67,11 @@ CASES = [
     (service, operation, "query" if service in ("sts", "iam") else None)
     for service, operations in OPERATIONS.items()
     for operation in operations
-] + [("cloudwatch", operation, "query") for operation in OPERATIONS["cloudwatch"]]
+] + [
+    ("cloudwatch", operation, protocol)
+    for operation in OPERATIONS["cloudwatch"]
+    for protocol in ("query", "smithy-rpc-v2-cbor")
+]
 PROTOCOLS = {"s3": "rest-xml", "sagemaker-runtime": "rest-json"}
 
 

@@ -451,6 +451,42 @@ def test_malformed_requests_are_modelled_errors(serve: Any) -> None:
     headers = {"smithy-protocol": "rpc-v2-cbor", "Content-Type": "application/cbor"}
     status, text = raw(server, "POST", path, b"\xa0", headers)
     assert (status, cbor2.loads(text)["__type"]) == (501, "NotImplemented")
+    assert "cloudwatch.ListMetrics" in cbor2.loads(text)["message"]
+    status, text = raw(server, "POST", path, b"\xa1", headers)
+    assert (status, cbor2.loads(text)["__type"]) == (501, "NotImplemented")
+    for unknown in ("/service/Nobody/operation/X", path + "s", path + "/x", "/"):
+        status, text = raw(server, "POST", unknown, b"\xa0", headers)
+        assert (status, cbor2.loads(text)["__type"]) == (404, "UnknownOperationException")
+
+
+def test_cbor_in_and_out(serve: Any) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def history(services: Any, request: dict[str, Any]) -> dict[str, Any]:
+        seen.append(request)
+        if request.get("MaxRecords") == 1:
+            raise ApiError("The NextToken is not valid.", code="InvalidNextToken", status=400)
+        return {"AlarmHistoryItems": [{"AlarmName": "\u00fc", "Timestamp": 1770091506.5}]}
+
+    server = serve({("cloudwatch", "DescribeAlarmHistory"): history}, auth="none")
+    path = "/service/GraniteServiceVersion20100801/operation/DescribeAlarmHistory"
+    headers = {"smithy-protocol": "rpc-v2-cbor", "Content-Type": "application/cbor"}
+
+    def ask(document: Any) -> tuple[int, Any]:
+        status, text = raw(server, "POST", path, cbor2.dumps(document), headers)
+        return status, cbor2.loads(text)
+
+    moment = datetime.datetime(2026, 2, 3, 4, 5, 6, tzinfo=datetime.UTC)
+    status, answer = ask({"StartDate": cbor2.CBORTag(1, moment.timestamp()), "MaxRecords": 5})
+    assert (status, seen) == (200, [{"StartDate": moment, "MaxRecords": 5}])
+    (item,) = answer["AlarmHistoryItems"]
+    assert (item["AlarmName"], item["Timestamp"].timestamp()) == ("\u00fc", 1770091506.5)
+    assert ask({"MaxRecords": 1}) == (
+        400, {"__type": "InvalidNextToken", "message": "The NextToken is not valid."}
+    )  # fmt: skip
+    status, answer = ask({"MaxRecords": 101})
+    assert status == 400 and "less than or equal to 100" in answer["message"]
+    assert raw(server, "POST", path, b"\xa1", headers)[0] == 400
 
 
 def test_caps_on_control_bodies(serve: Any) -> None:

@@ -50,6 +50,27 @@ def test_aws_records_are_read() -> None:
     assert (other.custom_attributes, other.at_s) == (("a", "b"), AT_S + 0.5)
 
 
+def test_odd_but_legal_lines_are_read() -> None:
+    half = parse_line(OF_AWS.replace(b"61,0", b"61\\ud800,0"))
+    assert half.input is not None and half.input.data == "61\ufffd,0,260.0"
+    pair = parse_line(OF_AWS.replace(b"61,0", b"\\ud83d\\ude00"))
+    assert pair.input is not None and pair.input.data == "\U0001f600,260.0"
+    assert parse_line(b"\xef\xbb\xbf" + OF_AWS) == parse_line(OF_AWS)
+    for told, read in (("5", ("5",)), ('"a=b"', ("a=b",)), ("null", ()), ('["a",1]', ("a", "1"))):
+        line = OF_AWS.replace(b'"inferenceId"', f'"customAttributes":{told},"inferenceId"'.encode())
+        assert parse_line(line).custom_attributes == read
+
+
+def test_a_broken_gzip_is_told_like_a_bad_line() -> None:
+    packed = gzip.compress(OF_AWS + b"\n")
+    for broken in (packed[:-9], packed[:12] + b"xxxx" + packed[16:], b"\x1f\x8bno"):
+        told: list[str] = []
+        assert list(read_lines([broken], name="file", on_bad=told.append)) == []
+        assert len(told) == 1 and told[0].startswith("file:1: broken gzip: ")
+        with pytest.raises(NotARecord, match="broken gzip"):
+            list(read_lines([broken]))
+
+
 @pytest.mark.parametrize(
     ("line", "why"),
     [

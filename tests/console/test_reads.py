@@ -165,10 +165,13 @@ def test_lineage_from_artifact_to_endpoint(scene: Any) -> None:
     )
     changes = [Put(Model(one["ModelName"], "a", one, 1.0, 1.0), 0) for one in (request, gone)]
     services.records.commit([*changes, Put(endpoint, 0)])
-    told = lineage(services.records, services.objects)
+    artifacts = [{"digest": "ab", "name": "churn", "version": "1.4"}]
+    described = {"endpoints": [{"name": "e", "variants": [{"name": "v", "artifacts": artifacts}]}]}
+    told = lineage(services.records, services.objects, described)
     by_name = {one["name"]: one for one in told["models"]}
     assert by_name["m"]["containers"][0]["etag"] == info.etag
     assert by_name["m"]["running"][0]["endpoint"] == "e"
+    assert by_name["m"]["running"][0]["loaded"] == artifacts
     assert by_name["g"]["containers"][0]["missing"] and not by_name["g"]["running"]
     assert [one["name"] for one in told["deleted"]] == ["ghost"]
 

@@ -83,8 +83,16 @@ class World:
         self.router = AckingRouter(run_dir)
         self.loop = self.new_loop()
 
-    def new_loop(self) -> EndpointLoop:
-        return EndpointLoop(self.records, self.runtime, self.publisher, self.clock, RealEntropy(), Place())
+    def new_loop(self, time_scale: float = 1.0) -> EndpointLoop:
+        return EndpointLoop(
+            self.records,
+            self.runtime,
+            self.publisher,
+            self.clock,
+            RealEntropy(),
+            Place(),
+            time_scale=time_scale,
+        )
 
     def endpoint(self) -> Endpoint | None:
         stored = self.records.get(Endpoint, "e")
@@ -166,6 +174,23 @@ def test_an_update_to_such_a_model_leaves_the_old_fleet_routed_all_the_time(worl
     world.until(lambda: len(world.runtime.observe()) == 1)
 
 
+def test_only_instances_for_which_others_answer_are_patient(world: World) -> None:
+    def patient() -> list[bool]:
+        return [world.runtime.specs[name].patient for name in world.runtime.started]
+
+    create(world, a=1)
+    world.until_status(EndpointStatus.IN_SERVICE)
+    assert patient() == [False]
+    update = PendingUpdate("update", 1_000.0, fleet=fleet(2, a=1))
+    world.change(lambda e: replace(e, status=EndpointStatus.UPDATING, update=update, next_fleet=3))
+    world.until_status(EndpointStatus.IN_SERVICE)
+    assert patient() == [False, True]
+    world.until(lambda: len(world.runtime.observe()) == 1)
+    world.runtime.set_failed(world.runtime.started[-1], "killed by signal 9")
+    world.until(lambda: len(world.runtime.started) == 3)
+    assert patient() == [False, True, False], "it is missed"
+
+
 def test_a_dead_instance_is_replaced_and_recorded(world: World) -> None:
     create(world, a=1)
     world.until_status(EndpointStatus.IN_SERVICE)
@@ -220,6 +245,26 @@ def test_a_shadow_is_started_as_one_and_its_deaths_touch_nothing_else(world: Wor
     assert world.endpoint() == before and world.router.weights() == {"a": 1.0}
     event = world.records.events(ARN, 0, 100)[-1]
     assert event.kind == "InstanceFailed" and event.detail["reason"] == "killed by signal 11"
+
+
+def test_a_shadow_that_keeps_dying_costs_real_time(world: World) -> None:
+    """However fast the clock runs: to start a worker takes as much of the processor as ever."""
+    world.loop = world.new_loop(time_scale=1000.0)
+    create(world, "s", a=1, s=1)
+    world.until_status(EndpointStatus.IN_SERVICE)
+    (first,) = (name for name, spec in world.runtime.specs.items() if spec.shadow)
+    assert not world.runtime.specs[first].patient, "somebody waits for the endpoint"
+    world.runtime.outcome = lambda spec: "killed by signal 11"
+    world.runtime.set_failed(first, "gone")
+    for _ in range(50):
+        world.loop.tick(reread=False)
+    assert len(world.runtime.started) == 3, "only the first restart is at once"
+    for _ in range(300):
+        world.clock.at_s += 1000.0
+        world.loop.tick(reread=False)
+    assert 7 <= len(world.runtime.started) <= 15, "1, 2, 4 ... 60 real seconds"
+    restarts = [world.runtime.specs[name] for name in world.runtime.started[2:]]
+    assert all(spec.shadow and spec.patient for spec in restarts), "nobody waits for these"
 
 
 def test_after_a_restart_of_the_server_a_shadow_that_fails_is_no_reason(world: World) -> None:

@@ -14,10 +14,18 @@ from understudy.core.alarm_data import rule_of
 from understudy.core.alarm_evaluation import AlarmRule, Datapoint, evaluate
 from understudy.core.alarms import Alarm, AlarmState
 from understudy.core.endpoints import Fleet, FleetVariant
-from understudy.core.guardrail_odds import Step, breach_probability, firing_probability, flags, tail
+from understudy.core.guardrail_odds import (
+    Step,
+    breach_probability,
+    firing_probability,
+    flags,
+    measured,
+    tail,
+)
 from understudy.core.guardrail_traffic import EndpointTraffic, Severity, VariantTraffic, steps_of
 from understudy.core.guardrails import AlarmReport, lint
 from understudy.core.metrics import Summary
+from understudy.core.statistics import statistic
 
 RANDOM = random.Random(7)
 # Lognormal around 20 ms, as a model that is doing well.
@@ -146,6 +154,26 @@ BROKEN: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "average of ones": ("constant", {"MetricName": "Invocations", "Threshold": 1.0}),
+    "average per instance": ("constant", {"MetricName": "InvocationsPerInstance", "Threshold": 0.5}),
+    # No update could begin: without the new fleet there is no datapoint, and that breaches.
+    "breaches before it begins": ("refused-before", {"TreatMissingData": "breaching"}),
+    "every request must fail": ("catches-little", {"Statistic": "Minimum", "Threshold": 0.5}),
+    "half of the requests must fail": ("catches-little", {"ExtendedStatistic": "p50", "Threshold": 0.5}),
+    "less than nothing": ("fires-on-healthy", {"Threshold": -0.1}),
+    "nothing is too much": (
+        "fires-on-healthy",
+        {"Threshold": 0.0, "ComparisonOperator": "GreaterThanOrEqualToThreshold"},
+    ),
+    "requests are too many": (
+        "fires-on-healthy",
+        {"MetricName": "Invocations", "Statistic": "Sum", "Threshold": 10.0},
+    ),
+    "trimmed milliseconds": (
+        "wrong-unit",
+        {"MetricName": "ModelLatency", "ExtendedStatistic": "tm99", "Threshold": 100.0},
+    ),
+    "an hour": ("window-longer-than-bake", {"Period": 3600}),
+    "another letter's case": ("other-variant", {"on": {**NEW_FLEET, "VariantName": "V"}}),
 }
 
 
@@ -189,7 +217,12 @@ SOUND: dict[str, dict[str, Any]] = {
         "ComparisonOperator": "LessThanThreshold",
         "Threshold": 10.0,
         "TreatMissingData": "breaching",
+        "on": DIMENSIONS,
     },
+    "trimmed mean": {"MetricName": "ModelLatency", "ExtendedStatistic": "tm95", "Threshold": 35_000.0},
+    "winsorized mean": {"MetricName": "ModelLatency", "ExtendedStatistic": "wm95", "Threshold": 35_000.0},
+    "median": {"MetricName": "ModelLatency", "ExtendedStatistic": "p50", "Threshold": 30_000.0},
+    "missing is ignored": {"TreatMissingData": "ignore", "Threshold": 0.05},
     "processor": {
         "Namespace": "/aws/sagemaker/Endpoints",
         "MetricName": "CPUUtilization",
@@ -252,34 +285,75 @@ def test_without_traffic_nothing_is_claimed() -> None:
     assert [one.code for one in report.findings] == ["no-traffic"]
 
 
-def test_metric_math_is_checked_but_not_judged() -> None:
+def computed(expression: str, calls: str = "Invocations", **members: Any) -> Alarm:
+    """An alarm on metric math over ``errors`` and ``calls``."""
+
+    def metric(key: str, name: str) -> dict[str, Any]:
+        dimensions = [{"Name": one, "Value": value} for one, value in NEW_FLEET.items()]
+        named = {"Namespace": "AWS/SageMaker", "MetricName": name, "Dimensions": dimensions}
+        return {"Id": key, "ReturnData": False, "MetricStat": {"Metric": named, "Period": 60, "Stat": "Sum"}}
+
     request = {
         "AlarmName": "guard",
         "Metrics": [
-            {"Id": "rate", "Expression": "errors / calls"},
-            *(
-                {
-                    "Id": key,
-                    "ReturnData": False,
-                    "MetricStat": {
-                        "Metric": {
-                            "Namespace": "AWS/SageMaker",
-                            "MetricName": name,
-                            "Dimensions": [{"Name": one, "Value": value} for one, value in NEW_FLEET.items()],
-                        },
-                        "Period": 60,
-                        "Stat": "Sum",
-                    },
-                }
-                for key, name in (("errors", "Invocation5XXErrors"), ("calls", "Invocation"))
-            ),
+            {"Id": "rate", "Expression": expression},
+            metric("errors", "Invocation5XXErrors"),
+            metric("calls", calls),
         ],
         "EvaluationPeriods": 1,
         "Threshold": 0.1,
         "ComparisonOperator": "GreaterThanThreshold",
+        "TreatMissingData": "notBreaching",
+        **members,
     }
-    report = judge(Alarm("guard", "arn", request, False, 0.0))
-    assert [one.code for one in report.findings] == ["unknown-metric", "not-judged"]
+    return Alarm("guard", "arn", request, False, 0.0, AlarmState.OK)
+
+
+def test_what_is_no_single_rate_is_checked_but_not_judged() -> None:
+    told = [one.code for one in judge(computed("errors / calls", calls="Invocation")).findings]
+    assert told == ["unknown-metric", "not-judged"]
+    for expression, calls in (("RATE(errors)", "Invocations"), ("errors + calls", "ModelLatency")):
+        assert [one.code for one in judge(computed(expression, calls)).findings] == ["not-judged"]
+
+
+@pytest.mark.parametrize(
+    ("expression", "threshold"),
+    [
+        ("errors / calls", 0.05),
+        ("100 * errors / calls", 5.0),
+        ("IF(calls > 10, errors / calls, 0)", 0.05),
+        ("FILL(errors, 0) / FILL(calls, 1)", 0.05),
+    ],
+)
+def test_rates_by_metric_math_are_judged_like_averages(expression: str, threshold: float) -> None:
+    seen = traffic(3000.0)
+    wanted = judge(alarm(Threshold=0.05), seen=seen)
+    found = judge(computed(expression, Threshold=threshold), seen=seen)
+    assert bad(found) == bad(wanted) == []
+    assert found.false_alarm_probability == pytest.approx(wanted.false_alarm_probability)
+    assert found.smallest_regression == pytest.approx(wanted.smallest_regression)
+    assert found.regression_unit == "rate"
+
+
+@pytest.mark.parametrize(
+    ("expression", "threshold", "code"),
+    [
+        ("errors / calls", 5.0, "never-fires"),  # meant as percent
+        ("100 * errors / calls", 0.05, "fires-on-healthy"),  # meant as a fraction
+        ("IF(calls > 1000000, errors / calls, 0)", 0.05, "never-fires"),
+        ("calls / errors", 0.05, "fires-on-healthy"),
+        ("1 - errors / calls", 0.95, "fires-on-healthy"),  # good answers, with the operator for bad ones
+        ("errors / calls", 0.6, "catches-little"),
+    ],
+)
+def test_broken_metric_math_is_caught(expression: str, threshold: float, code: str) -> None:
+    assert code in bad(judge(computed(expression, Threshold=threshold), seen=traffic(3000.0)))
+
+
+def test_the_share_of_good_answers_is_judged_too() -> None:
+    good = computed("1 - errors / calls", Threshold=0.95, ComparisonOperator="LessThanThreshold")
+    report = judge(good, seen=traffic(3000.0))
+    assert bad(report) == [] and report.false_alarm_probability == pytest.approx(0.0, abs=1e-9)
 
 
 # --- the arithmetic ------------------------------------------------------------------------------------
@@ -344,3 +418,16 @@ def test_smallest_regressions_are_caught_as_often_as_promised() -> None:
                 break
         caught += fired
     assert 0.84 < caught / runs < 0.96
+
+
+@pytest.mark.parametrize("name", ["tm90", "wm95", "TM(5%:95%)", "TM(10000:40000)", "IQM", "Average", "p90"])
+def test_odds_of_a_period_are_those_of_samples_drawn(name: str) -> None:
+    drawn = [20_000 * math.exp(RANDOM.gauss(0.0, 0.5)) for _ in range(4000)]
+    centre = statistic(Summary.of(drawn), name)
+    assert centre is not None
+    periods = [statistic(Summary.of(RANDOM.choices(drawn, k=150)), name) for _ in range(600)]
+    for factor in (0.97, 1.0, 1.03):
+        rule = AlarmRule("GreaterThanThreshold", centre * factor, 60, 1, 1)
+        odds = breach_probability(rule, name, measured(150.0, Summary.of(drawn)))
+        seen = sum(value is not None and value > rule.threshold for value in periods) / len(periods)
+        assert odds == pytest.approx(seen, abs=0.12), (factor, seen)

@@ -47,6 +47,7 @@ class FakeWorker:
         self.requests: list[wire.Request] = []
         self.frames: list[int] = []  # requests per frame
         self.cancelled: list[int] = []
+        self.flow: list[int] = []  # PAUSE and RESUME, as they came
         self.writers: list[asyncio.StreamWriter] = []
         self.answers_pings = True
         self.delay_s = 0.0
@@ -94,7 +95,10 @@ class FakeWorker:
                 if kind == wire.PING and self.answers_pings:
                     writer.write(wire.PONG_FRAME)
                 elif kind == wire.CANCEL:
-                    self.cancelled.append(wire.decode_cancel(payload))
+                    self.cancelled.append(wire.decode_request_id(payload))
+                elif kind in (wire.PAUSE, wire.RESUME):
+                    assert wire.decode_request_id(payload) in {one.request_id for one in self.requests}
+                    self.flow.append(kind)
                 elif kind == wire.REQUESTS:
                     requests = wire.decode_requests(payload)
                     self.requests += requests

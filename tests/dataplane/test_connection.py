@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from understudy.dataplane.connection import (
     DRAIN,
     HEAD_DEADLINE,
     IDLE,
+    MAX_TURNED_AWAY,
     STALLED_BODY,
     STALLED_READER,
     ClientConnection,
@@ -30,8 +34,9 @@ class Wire:
         self.ended = ""
         self.unsent = 0
         self.reading = True
+        self.socket: socket.socket | None = None
 
-    def set_write_buffer_limits(self, high: int) -> None:
+    def set_write_buffer_limits(self, high: int, low: int) -> None:
         pass
 
     def write(self, data: bytes) -> None:
@@ -60,6 +65,10 @@ class Wire:
 
     def get_write_buffer_size(self) -> int:
         return self.unsent
+
+    def get_extra_info(self, name: str) -> Any:
+        assert name == "socket"
+        return self.socket
 
 
 @pytest.fixture
@@ -112,7 +121,7 @@ def test_a_stalled_body_is_408_and_a_steady_one_is_not(
         connection.data_received(b"x" * 1024)
         connection.sweep()
     assert not transport.data
-    assert router.reserved_bytes == 100_000
+    assert router.reserved_bytes == 40 * 1024  # what has come
     for _ in range(STALLED_BODY + 1):
         connection.data_received(b"x")
         connection.sweep()
@@ -138,6 +147,28 @@ def test_a_reader_that_stands_still_is_cut_off(client: tuple[ClientConnection, W
     assert not transport.ended
     for _ in range(STALLED_READER):
         connection.sweep()
+    assert transport.ended == "aborted"
+
+
+def test_a_reader_that_reads_what_the_system_holds_does_not_stand_still(
+    client: tuple[ClientConnection, Wire],
+) -> None:
+    connection, transport = client
+    listener = socket.create_server(("127.0.0.1", 0))
+    with listener, socket.create_connection(listener.getsockname()) as reader, listener.accept()[0] as sender:
+        sender.setblocking(False)
+        held = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                held += sender.send(bytes(65_536))
+        transport.socket, transport.unsent = sender, 1000
+        connection.pause_writing()
+        for _ in range(3 * STALLED_READER):
+            reader.recv(held // (4 * STALLED_READER), socket.MSG_WAITALL)
+            connection.sweep()
+        assert not transport.ended
+        for _ in range(STALLED_READER + 1):
+            connection.sweep()
     assert transport.ended == "aborted"
 
 
@@ -174,20 +205,91 @@ def test_bodies_under_way_are_bounded(router: Router, monkeypatch: pytest.Monkey
         connection, transport = ClientConnection(router), Wire()
         stand_in: Any = transport
         connection.connection_made(stand_in)
-        connection.data_received(HEAD)
+        connection.data_received(HEAD)  # to announce much takes nothing from others
+        connection.data_received(b"x" * 99_999)
         wires.append(transport)
     assert [transport.data[:12] for transport in wires] == [b"", b"", b"HTTP/1.1 503"]
+    assert router.reserved_bytes == 199_998
 
 
-def test_connections_are_bounded(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("understudy.dataplane.connection.MAX_CONNECTIONS", 1)
+def test_answers_that_nobody_reads_are_bounded(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("understudy.dataplane.router.MAX_UNREAD_BYTES", 250)
+    made = []
+    for _ in range(4):
+        connection, transport = ClientConnection(router), Wire()
+        stand_in: Any = transport
+        connection.connection_made(stand_in)
+        transport.unsent = 100
+        made.append((connection, transport))
+    first, second, third, fourth = made
+    for connection, _ in (first, second):
+        connection.pause_writing()
+    first[0].resume_writing()
+    first[0].pause_writing()
+    third[0].pause_writing()
+    # The second is behind for the longest time: it was never seen to read.
+    assert [transport.ended for _, transport in made] == ["", "aborted", "", ""]
+    second[0].connection_lost(None)
+    first[1].unsent = 20
+    first[0].sweep()
+    fourth[0].pause_writing()
+    assert [transport.ended for _, transport in made] == ["", "aborted", "", ""]
+
+
+def test_a_stream_that_waits_for_its_reader_is_not_overdue(
+    router: Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Link:
+        def __init__(self) -> None:
+            self.pending: dict[int, Any] = {}
+            self.desk = self
+            self.said: list[str] = []
+            self.overdue: list[int] = []
+
+        def pause(self, call: Any) -> None:
+            self.said.append("pause")
+
+        def resume(self, call: Any) -> None:
+            self.said.append("resume")
+
+        def forget(self, call: Any) -> None:
+            del self.pending[call.request_id]
+
+        def take_overdue(self, call: Any, now_ns: int) -> None:
+            self.overdue.append(call.request_id)
+
+    link: Any = Link()
+    for number in range(3):
+        call: Any = SimpleNamespace(
+            streaming=number == 0,
+            waits=False,
+            link=link,
+            request_id=number,
+            due_ns=10,
+            variant=SimpleNamespace(timeout_ns=60_000_000_000),
+        )
+        link.pending[number] = call
+    for behind in (True, True):
+        router.reader_behind(link.pending[0], behind)
+    router.reader_behind(link.pending[1], True)  # not a stream, or not yet
+    assert link.said == ["pause"]
+    monkeypatch.setattr(router.board, "all_links", lambda: [link])
+    router.end_overdue(11)
+    assert link.overdue == [1, 2]
+    router.reader_behind(link.pending[0], False)
+    assert link.said == ["pause", "resume"] and link.pending[0].due_ns > 60_000_000_000
+
+
+def test_connections_are_bounded(router: Router) -> None:
+    router.max_connections = 1
     wires = []
-    for _ in range(2):
+    for _ in range(MAX_TURNED_AWAY + 2):
         connection, transport = ClientConnection(router), Wire()
         stand_in: Any = transport
         connection.connection_made(stand_in)
         wires.append(transport)
-    assert [transport.data[:12] for transport in wires] == [b"", b"HTTP/1.1 503"]
+    assert [transport.data[:12] for transport in wires] == [b"", *[b"HTTP/1.1 503"] * (MAX_TURNED_AWAY + 1)]
+    assert [transport.ended for transport in wires] == ["", *["eof"] * MAX_TURNED_AWAY, "closed"]
 
 
 def test_bad_credentials_are_told_and_the_old_ones_stay(tmp_path: Path) -> None:

@@ -210,6 +210,7 @@ def test_connections_end_when_asked(served: Any) -> None:
         b"GET / HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
         b"GET /" + b"a" * 20_000,
+        b"POST /endpoints/e/invocations#a HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
     ],
 )
 def test_smuggling_ends_the_connection(served: Any, raw: bytes) -> None:
@@ -756,6 +757,64 @@ def test_a_worker_that_dies_within_a_stream_says_so(served: Any) -> None:
     with pytest.raises(botocore.exceptions.EventStreamError, match="ModelStreamError"):
         next(events)
     answer["Body"].close()
+
+
+def stream_request() -> bytes:
+    return request(b"1").replace(b"/invocations ", b"/invocations-response-stream ")
+
+
+def push_until_paused(rig: Any, worker: Any, part: bytes) -> int:
+    """Go on with a stream until its reader is known to be behind; returns how many pieces that took."""
+    pushed = 0
+
+    def push() -> list[int]:
+        nonlocal pushed
+        frame = wire.encode_chunk(
+            worker.requests[0].request_id, flags=int(pushed == 0), status=200, head=b"text/plain", data=part
+        )
+        rig.call(write(worker, frame))
+        pushed += 1
+        flow: list[int] = worker.flow
+        return flow
+
+    until(lambda: worker.requests, "the request")
+    until(push, "the reader is behind", deadline_s=60.0)
+    return pushed
+
+
+async def write(worker: Any, frame: bytes) -> None:
+    worker.writers[0].write(frame)
+
+
+def test_a_stream_waits_at_its_worker_for_a_slow_reader(served: Any) -> None:
+    worker, part = served.workers["a"], b"x" * 200_000
+    worker.answer = lambda request: None
+    with served.connect() as connection:
+        connection.sendall(stream_request())
+        pushed = push_until_paused(served, worker, part)
+        assert worker.flow == [wire.PAUSE]
+        with connection.makefile("rb") as file:
+            received = b""
+            while worker.flow == [wire.PAUSE]:
+                received += file.read1(65_536)
+            assert worker.flow == [wire.PAUSE, wire.RESUME]
+            last = wire.encode_chunk(
+                worker.requests[0].request_id, flags=wire.CHUNK_LAST, status=200, head=b"", data=part
+            )
+            served.call(write(worker, last))
+            while not received.endswith(b"0\r\n\r\n"):
+                received += file.read1(65_536)
+    assert received.startswith(b"HTTP/1.1 200 ") and received.count(part) == pushed + 1
+    until(lambda: served.controller.total("invocations") == 1, "its count")
+
+
+def test_a_reader_that_leaves_a_waiting_stream_cancels_it(served: Any) -> None:
+    worker = served.workers["a"]
+    worker.answer = lambda request: None
+    with served.connect() as connection:
+        connection.sendall(stream_request())
+        push_until_paused(served, worker, b"x" * 200_000)
+    until(lambda: worker.cancelled == [worker.requests[0].request_id], "its cancelling")
 
 
 def test_a_stream_that_fails_before_it_began_is_a_model_error(served: Any) -> None:

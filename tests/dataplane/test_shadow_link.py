@@ -55,3 +55,13 @@ def test_a_full_queue_opens_it_only_without_answers() -> None:
     assert not breaker.is_open
     breaker.full(20 * SECOND_NS + FULL_TO_OPEN_NS)
     assert breaker.is_open
+
+
+def test_new_instances_are_tried_at_once_by_one_copy() -> None:
+    breaker = opened(now_ns=10 * SECOND_NS)
+    assert not breaker.admits(11 * SECOND_NS)
+    breaker.renewed()
+    assert breaker.is_open and breaker.admits(11 * SECOND_NS)
+    assert not breaker.admits(11 * SECOND_NS), "the others wait for what becomes of it"
+    breaker.answered()
+    assert not breaker.is_open

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from understudy.dataplane.calls import Call
 from understudy.dataplane.capturing import Tap
 from understudy.dataplane.dice import splitmix64
 from understudy.dataplane.instances import InstanceLink, LinkState
+from understudy.dataplane.shadow_link import FAILURES_TO_OPEN
 from understudy.dataplane.table import BadTable, Endpoint, Switchboard, Variant, load_table, parse_table
 from understudy.dataplane.tee import RETIRED_GRACE_NS, Tee
 
@@ -250,9 +252,20 @@ def test_a_promoted_shadows_instance_gets_a_link_of_productions() -> None:
         branch = board.endpoints["e"].branch
         assert branch is not None
         assert board.links["b"] is copies and branch.shadows[0].breaker is before.breaker
+        for _ in range(FAILURES_TO_OPEN):
+            before.breaker.failed(0)
+        for version, replaced in ((3, ()), (4, (InstanceRoute("b2", "b2.sock"),)), (5, (instance,))):
+            # Its worker ended and another one is there: the breaker knows, and gives each one copy.
+            route = EndpointRoute("e", (VariantRoute("v", 1.0, "d"),), (replace(shadow, instances=replaced),))
+            board.swap(RoutingTable(version, {"e": route}))
+            branch = board.endpoints["e"].branch
+            assert branch is not None and branch.shadows[0].breaker is before.breaker
+            assert before.breaker.admits(1) == bool(replaced)
+            assert before.breaker.is_open and not before.breaker.admits(2)
+        copies = board.links["b"]
         call: Any = Call(None, None, before, b"", 0, 0)  # type: ignore[arg-type]
         copies.pending[1] = call
-        board.swap(RoutingTable(3, {"e": EndpointRoute("e", (production,))}))
+        board.swap(RoutingTable(6, {"e": EndpointRoute("e", (production,))}))
         assert board.endpoints["e"].branch is None
         assert board.links["b"] is not copies and board.links["b"].desk is desk
         assert copies.retired and board.draining() == []

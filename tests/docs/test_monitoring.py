@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -24,6 +25,14 @@ def named(text: str) -> set[str]:
     return {name.removesuffix("_bucket") for name in re.findall(r"understudy_\w+", text)}
 
 
+def find_promtool() -> str:
+    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    found = shutil.which("promtool", path=places)
+    if found is None:
+        pytest.skip("needs promtool: run `make promtool`, or install Prometheus")
+    return found
+
+
 def test_the_dashboard_is_fresh() -> None:
     script = MONITORING / "make_dashboard.py"
     done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True)
@@ -41,9 +50,7 @@ def test_dashboard_and_rules_name_metrics_that_exist() -> None:
 
 
 def test_promtool_takes_the_rules_and_they_fire() -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("needs promtool: it comes with Prometheus (`apt install prometheus`)")
+    promtool = find_promtool()
     for command in (
         ["check", "config", "prometheus.yml"],
         ["check", "rules", "alerts.yml"],
@@ -54,9 +61,7 @@ def test_promtool_takes_the_rules_and_they_fire() -> None:
 
 
 def test_promtool_parses_the_dashboards_expressions(tmp_path: Path) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("needs promtool: it comes with Prometheus (`apt install prometheus`)")
+    promtool = find_promtool()
     dashboard = json.loads((MONITORING / "grafana-dashboard.json").read_text(encoding="utf-8"))
     expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     filled = [

@@ -17,6 +17,7 @@ from understudy.core.names import Place
 from understudy.core.ports import InstanceSpec, InstanceState, InstanceStatus
 from understudy.runtimes.artifacts import Artifacts
 from understudy.runtimes.containers import ContainerPreparation
+from understudy.runtimes.cpu_groups import CpuGroups
 from understudy.runtimes.environments import Environments
 from understudy.runtimes.images import Images
 from understudy.runtimes.local import LocalRuntime
@@ -73,7 +74,7 @@ class Bench:
             Environments(self.directory / "environments", environ=self.environ),
         )
 
-    def new_runtime(self, shadow_cpu_percent: int = 0) -> LocalRuntime:
+    def new_runtime(self, shadow_cpu_percent: int = 0, cpu_groups: CpuGroups | None = None) -> LocalRuntime:
         return LocalRuntime(
             self.directory / "run",
             preparation=self.new_preparation(),
@@ -84,6 +85,7 @@ class Bench:
             lifeline_fd=self.lifeline_read,
             worker_main=self.worker_main,
             shadow_cpu_percent=shadow_cpu_percent,
+            cpu_groups=cpu_groups,
         )
 
     def spec(
@@ -92,6 +94,7 @@ class Bench:
         startup_timeout_s: int = 60,
         shadow: bool = False,
         cpu_percent: int = 0,
+        patient: bool = False,
         **environment: str,
     ) -> InstanceSpec:
         self.numbers += 1
@@ -101,6 +104,7 @@ class Bench:
             startup_timeout_s=startup_timeout_s,
             shadow=shadow,
             cpu_percent=cpu_percent,
+            patient=patient,
         )
 
     def state(self, instance_id: str) -> InstanceState | None:
@@ -156,6 +160,7 @@ def make_spec(
     shadow: bool = False,
     memory_bytes: int = 2 * 1024**3,
     cpu_percent: int = 0,
+    patient: bool = False,
 ) -> InstanceSpec:
     endpoint, variant, _, number = instance_id.split("/")
     return InstanceSpec(
@@ -172,4 +177,5 @@ def make_spec(
         download_timeout_s=60,
         shadow=shadow,
         cpu_percent=cpu_percent,
+        patient=patient,
     )

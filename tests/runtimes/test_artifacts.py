@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runtime_bench import archive
 
-from understudy.runtimes.artifacts import Artifact, Artifacts, Limits
+from understudy.runtimes.artifacts import Artifact, Artifacts, Limits, said_of
 from understudy.runtimes.failures import Cancelled, PreparationFailed
 from understudy.stores.memory_objects import MemoryObjects
 from understudy.system import RealClock
@@ -377,3 +377,33 @@ def test_what_a_killed_process_left_is_swept(shelf: Shelf) -> None:
     (shelf.directory / "artifacts" / "quarantine-x").mkdir()
     shelf.new()
     assert not list(shelf.directory.glob("artifacts/quarantine-*"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("1.4.2\n", ("", "1.4.2")),
+        ("churn 1.4.2+git.abc\nmore", ("churn", "1.4.2+git.abc")),
+        ("", ("", "")),
+        ("\n1.0", ("", "")),
+        ("one two three", ("", "")),
+        ('"quoted"', ("", "")),
+        ("<script>", ("", "")),
+        ("v" * 5000, ("", "")),
+        ("\u202e1.0", ("", "")),
+    ],
+)
+@pytest.mark.parametrize("folder", [".", "code"])
+def test_what_an_artifact_says_of_itself(
+    tmp_path: Path, folder: str, text: str, said: tuple[str, str]
+) -> None:
+    (tmp_path / folder).mkdir(exist_ok=True)
+    (tmp_path / folder / "VERSION").write_text(text, encoding="utf-8")
+    assert said_of(tmp_path) == said
+
+
+def test_an_artifact_may_say_nothing(tmp_path: Path) -> None:
+    (tmp_path / "VERSION").mkdir()
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "VERSION").write_bytes(b"\xff\x00")
+    assert said_of(tmp_path) == ("", "")

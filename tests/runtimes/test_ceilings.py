@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from runtime_bench import eventually
 
 from understudy.runtimes.ceilings import BURST_S, Bucket, Ceilings
-from understudy.runtimes.cpu_groups import CpuGroups, join_group, remove_group
+from understudy.runtimes.cpu_groups import CpuGroups, join_group, remove_group, set_idle
 from understudy.runtimes.processes import MARKER, family_of, identify, kill_family
 
 BURNER = Path(__file__).with_name("cpu_burner.py")
@@ -139,15 +139,38 @@ def test_groups_of_both_versions_get_their_limits(tmp_path: Path) -> None:
         (root / "own").mkdir(parents=True)
         (process / "cgroup").write_text(line)
         (process / "mountinfo").write_text(f"30 20 0:26 /box {root} rw,relatime - {mount}\n")
-        (root / "own" / "cgroup.subtree_control").write_text("")
+        if version == 2:
+            (root / "own" / "cgroup.subtree_control").write_text("")
         folder = CpuGroups(process).make("w1", 150)
-        assert folder == str(root / "own" / "understudy-w1")
+        assert folder == str(root / "own" / f"understudy-{os.getpid()}-w1")
         written = {path.name: path.read_text() for path in Path(folder).iterdir()}
         if version == 1:
             assert written == {
                 "cpu.cfs_period_us": "50000",
                 "cpu.cfs_quota_us": "75000",
-                "cpu.shares": "2",
+                "cpu.shares": "15",
             }
         else:
             assert written == {"cpu.max": "75000 50000", "cpu.weight": "1"}
+        unlimited = CpuGroups(process).make("w2")
+        assert unlimited is not None
+        written = {path.name: path.read_text() for path in Path(unlimited).iterdir()}
+        weight = {"cpu.shares": "15"} if version == 1 else {"cpu.weight": "1"}
+        assert written == weight
+        assert set_idle(unlimited, True)
+        assert (Path(unlimited) / "cpu.idle").read_text() == "1"
+        for name in weight:
+            (Path(unlimited) / name).write_text("1024")  # as the kernel does
+        assert set_idle(unlimited, False)
+        written = {path.name: path.read_text() for path in Path(unlimited).iterdir()}
+        assert written == {**weight, "cpu.idle": "0"}
+
+
+def test_groups_of_dead_servers_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "cgroup").write_text("4:cpu:/\n")
+    (tmp_path / "mountinfo").write_text(f"30 20 0:26 / {tmp_path} rw - cgroup cgroup rw,cpu\n")
+    names = ["understudy-999999999-a", f"understudy-{os.getpid()}-b", "somebody-999999999-c"]
+    for name in names:
+        (tmp_path / name).mkdir()
+    CpuGroups(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == sorted(names[1:])

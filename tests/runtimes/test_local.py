@@ -17,7 +17,10 @@ from runtime_bench import Bench, archive, eventually, make_spec
 
 from understudy.core.models import Container
 from understudy.core.ports import InstanceStatus
-from understudy.runtimes.processes import MARKER, identify, kill_family, marked
+from understudy.runtimes import local
+from understudy.runtimes.back_seats import BACK_SEAT, leave_back_seat, may_raise_priority, take_back_seat
+from understudy.runtimes.cpu_groups import CpuGroups
+from understudy.runtimes.processes import MARKER, Sample, Usage, identify, kill_family, marked
 
 PREPARING, STARTING, READY = InstanceStatus.PREPARING, InstanceStatus.STARTING, InstanceStatus.READY
 FAILED, STOPPED = InstanceStatus.FAILED, InstanceStatus.STOPPED
@@ -95,6 +98,111 @@ def test_limits_and_priorities(bench: Bench) -> None:
     if autogroup.exists() and Path("/proc/sys/kernel/sched_autogroup_enabled").read_text().strip() == "1":
         assert autogroup.read_text().split()[-1] == "19"
         assert Path(f"/proc/{one.pid}/autogroup").read_text().split()[-1] == "0"
+
+
+def _priority(pid: int) -> tuple[int, set[int]]:
+    """The value of the autogroup (0 where there is none), and the nice values of all threads."""
+    autogroup = Path(f"/proc/{pid}/autogroup")
+    tasks = [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()]
+    return (
+        int(autogroup.read_text().split()[-1]) if autogroup.exists() else 0,
+        {os.getpriority(os.PRIO_PROCESS, task) for task in tasks},
+    )
+
+
+def _back_seat() -> tuple[int, set[int]]:
+    autogroups = Path("/proc/self/autogroup").exists()
+    return (BACK_SEAT if autogroups else 0, {BACK_SEAT if may_raise_priority() else 0})
+
+
+def test_a_worker_for_which_others_answer_yields_until_it_is_ready(bench: Bench) -> None:
+    gate = bench.directory / "gate"
+    patient = bench.spec(patient=True, STANDIN="slow", STANDIN_GATE=str(gate))
+    needed = bench.spec(STANDIN="slow", STANDIN_GATE=str(gate))
+    bench.runtime.start(patient)
+    bench.runtime.start(needed)
+    one, two = bench.wait(patient.instance_id, STARTING), bench.wait(needed.instance_id, STARTING)
+    assert one.pid is not None and two.pid is not None
+    assert _priority(one.pid) == _back_seat()
+    assert _priority(two.pid) == (0, {0})
+    gate.touch()
+    bench.wait(patient.instance_id, READY)
+    eventually(lambda: _priority(one.pid) == (0, {0}), "the ordinary priority")
+
+
+def test_a_worker_that_loads_long_yields_only_for_a_part_of_its_time(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "_BACK_SEAT_PART", 0.0)
+    spec = bench.spec(patient=True, STANDIN="slow", STANDIN_GATE=str(bench.directory / "gate"))
+    bench.runtime.start(spec)
+    pid = bench.wait(spec.instance_id, STARTING).pid
+    assert pid is not None
+    eventually(lambda: _priority(pid) == (0, {0}), "the ordinary priority")
+    assert bench.wait(spec.instance_id, STARTING).pid == pid, "it still loads"
+
+
+def test_whoever_adopts_a_worker_that_yields_gives_it_its_priority_back(bench: Bench) -> None:
+    gate = bench.directory / "gate"
+    spec = bench.spec(patient=True, STANDIN="slow", STANDIN_GATE=str(gate))
+    bench.runtime.start(spec)
+    pid = bench.wait(spec.instance_id, STARTING).pid
+    assert pid is not None and _priority(pid) == _back_seat()
+    bench.runtime.close()
+    bench.runtime = bench.new_runtime()
+    gate.touch()
+    bench.wait(spec.instance_id, READY)
+    eventually(lambda: _priority(pid) == (0, {0}), "the ordinary priority")
+
+
+def test_what_a_loading_model_has_started_gets_its_priority_back_too(tmp_path: Path) -> None:
+    child = subprocess.Popen(["sleep", "1000"], start_new_session=True, env={MARKER: "m1"})
+    try:
+        take_back_seat(child.pid)
+        assert _priority(child.pid) == _back_seat()
+        eventually(lambda: child.pid in marked("m1"), "the child")
+        assert leave_back_seat(child.pid, "m1")
+        assert _priority(child.pid) == (0, {0})
+        assert leave_back_seat(child.pid, "m1"), "doing it twice is doing it once"
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_shadows_have_control_groups_and_yield_while_they_replace_or_burn(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process, root = bench.directory / "proc", bench.directory / "groups"
+    process.mkdir()
+    root.mkdir()
+    (process / "cgroup").write_text("4:cpu:/\n")
+    (process / "mountinfo").write_text(f"30 20 0:26 / {root} rw - cgroup cgroup rw,cpu\n")
+    bench.runtime.close()
+    bench.runtime = bench.new_runtime(cpu_groups=CpuGroups(process))
+    monkeypatch.setattr(Usage, "sample", lambda _self, _roots: {})
+    gate = bench.directory / "gate"
+    plain = bench.spec()
+    slow = {"STANDIN": "slow", "STANDIN_GATE": str(gate)}
+    replacing, awaited = bench.spec(shadow=True, patient=True, **slow), bench.spec(shadow=True, **slow)
+    for spec in (plain, replacing, awaited):
+        bench.runtime.start(spec)
+    pids = {
+        spec.instance_id: bench.wait(spec.instance_id, STARTING, READY).pid for spec in (replacing, awaited)
+    }
+    folders = {int((folder / "cgroup.procs").read_text()): folder for folder in root.iterdir()}
+    assert set(folders) == set(pids.values()), "a shadow has a group, production has none"
+    one, two = (folders[pids[spec.instance_id] or 0] for spec in (replacing, awaited))
+    assert (one / "cpu.idle").read_text() == "1" and not (two / "cpu.idle").exists()
+    gate.touch()
+    for spec in (replacing, awaited):
+        bench.wait(spec.instance_id, READY)
+    for folder in (one, two):
+        assert ((folder / "cpu.idle").read_text(), (folder / "cpu.shares").read_text()) == ("0", "15")
+    for percent, idle in ((10.0, "0"), (180.0, "1"), (40.0, "1"), (None, "1"), (3.0, "0")):
+        sampled = {pid: Sample(percent, 1) for pid in pids.values() if pid}
+        monkeypatch.setattr(Usage, "sample", lambda _self, _roots, told=sampled: told)
+        bench.runtime.observe()
+        assert (one / "cpu.idle").read_text() == (two / "cpu.idle").read_text() == idle
 
 
 def test_memory_of_the_instance_type_is_the_limit(bench: Bench) -> None:

@@ -9,6 +9,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -173,6 +174,75 @@ def test_roll_ups_change_no_count_sum_extreme_or_percentile(
     series.close()
 
 
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    batches=st.lists(
+        st.tuples(
+            st.integers(0, 2 * 3600),  # the clock goes on
+            st.lists(st.tuples(st.integers(-600, 2 * 3600), st.integers(1, 1000).map(float)), max_size=8),
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_copied_periods_hold_what_comes_early_and_late(
+    tmp_path_factory: pytest.TempPathFactory, batches: list[tuple[int, list[tuple[int, float]]]]
+) -> None:
+    series = SqliteSeries(tmp_path_factory.mktemp("copied") / "series.db")
+    now_s = NOW_S
+    samples: list[tuple[int, float]] = []
+    for step_s, batch in batches:
+        now_s += step_s
+        series.roll_up(now_s)
+        series.record([datum(now_s - age_s, value) for age_s, value in batch])
+        samples += [(now_s - age_s, value) for age_s, value in batch]
+        for period_s in (60, 300, 600, 3600, 7200):
+            wanted: dict[int, list[float]] = {}
+            for at_s, value in samples:
+                wanted.setdefault(at_s // period_s * period_s, []).append(value)
+            found = {b.start_s: b.summary for b in series.read(KEY, 0, now_s + DAY_S, period_s)}
+            assert found == {start_s: Summary.of(values) for start_s, values in wanted.items()}
+    series.close()
+
+
+def test_a_day_of_coarse_periods_is_not_read_from_minutes(tmp_path: Path) -> None:
+    series = SqliteSeries(tmp_path / "series.db")
+    series.record([datum(NOW_S - DAY_S + at_s, 1.0) for at_s in range(0, DAY_S, 60)])
+    series.roll_up(NOW_S)
+    connection = series._writer
+    tail = "SELECT count(*) FROM points_{} WHERE at_s >= (SELECT until_s FROM rolled WHERE resolution_s = {})"
+    assert connection.execute(tail.format(60, 300)).fetchone()[0] <= 6
+    assert connection.execute(tail.format(300, 3600)).fetchone()[0] <= 13
+    assert sum(counts(series, 300).values()) == sum(counts(series, 3600).values()) == DAY_S / 60
+    series.close()
+
+
+def test_a_file_of_the_first_schema_is_read_and_copied(tmp_path: Path) -> None:
+    """Before, a row moved to the next table when it was old: each sample was in one of 60, 300 and 3600."""
+    path = tmp_path / "series.db"
+    SqliteSeries(path).close()
+    connection = sqlite_module().connect(str(path), isolation_level=None)
+    connection.execute("DROP TABLE rolled")
+    connection.execute("UPDATE schema_version SET version = 1")
+    connection.execute(
+        "INSERT INTO series (namespace, metric_name, dimensions, newest_s) VALUES (?, ?, ?, ?)",
+        (KEY.namespace, KEY.metric_name, msgspec.json.encode(KEY.dimensions).decode(), NOW_S),
+    )
+    for table, age_s in ((60, DAY_S), (60, 14 * DAY_S), (300, 30 * DAY_S), (3600, 90 * DAY_S)):
+        at_s = (NOW_S - age_s) // table * table
+        connection.execute(
+            f"INSERT INTO points_{table} VALUES (1, ?, 'Microseconds', 2, 3, 1, 2, ?)",
+            (at_s, sketches.pack(Summary.of([1.0, 2.0]).buckets)),
+        )
+    connection.close()
+    series = SqliteSeries(path)
+    for _ in range(3):
+        told = {period_s: sum(counts(series, period_s).values()) for period_s in (60, 300, 3600)}
+        assert told == {60: 4.0, 300: 6.0, 3600: 8.0}
+        series.roll_up(NOW_S)
+    series.close()
+
+
 def test_sources_are_forgotten_only_after_long_silence(tmp_path: Path) -> None:
     series = SqliteSeries(tmp_path / "series.db")
     series.record([datum(NOW_S, 1.0)], source="boot", sequence=3)
@@ -220,7 +290,9 @@ def test_a_migration_that_was_cut_off_begins_again(tmp_path: Path, monkeypatch: 
         patch.setattr("understudy.stores.series.MIGRATIONS", (*MIGRATIONS, ("CREATE TABLE extra (x)",)))
         series = SqliteSeries(path)
         assert counts(series, 1) == {NOW_S: 1.0}
-        assert series._writer.execute("SELECT version FROM schema_version").fetchall() == [(2,)]
+        assert series._writer.execute("SELECT version FROM schema_version").fetchall() == [
+            (len(MIGRATIONS) + 1,)
+        ]
         series.close()
 
 

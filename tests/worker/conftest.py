@@ -94,6 +94,18 @@ class WireClient:
         kind, payload = self.frame()
         assert (kind, payload) == (wire.PONG, b"")
 
+    def waits_when_paused(self, request_id: int) -> None:
+        """Pause a stream and make sure that no more comes of it than was on its way."""
+        self.sock.sendall(wire.encode_pause(request_id) + wire.PING_FRAME)
+        while self.frame()[0] != wire.PONG:
+            pass
+        on_its_way = 0
+        for _ in range(50):
+            self.sock.sendall(wire.PING_FRAME)
+            while self.frame()[0] != wire.PONG:
+                on_its_way += 1
+        assert on_its_way <= 2, on_its_way
+
     def close(self) -> None:
         self.sock.close()
 

@@ -75,6 +75,36 @@ def test_the_last_steps_stream_is_relayed(start_pipeline):
     assert client.ask(b"3").body == b"ab"
 
 
+def test_a_paused_stream_of_the_last_step_waits_in_its_own_process(start_pipeline, tmp_path):
+    made = tmp_path / "made"
+    endless = f"""
+def model_fn(model_dir): return 1
+def transform_fn(model, body, content_type, accept):
+    def forever():
+        number = 0
+        while True:
+            with open({str(made)!r}, "w") as file: file.write(str(number))
+            number += 1
+            yield b"x" * 100_000
+    return forever(), "text/plain"
+"""
+    client = start_pipeline(second=endless).client()
+    (request_id,) = client.send((wire.RequestHead("text/csv", flags="s"), b"1"))
+    assert client.frame()[0] == wire.CHUNK
+    client.waits_when_paused(request_id)
+    # What two processes hold between them is bounded: the generator comes to a stand.
+    before, now = "", made.read_text()
+    while not now or before != now:
+        client.waits_when_paused(request_id)
+        before, now = now, made.read_text()
+    client.sock.sendall(wire.encode_resume(request_id))
+    for _ in range(200):
+        assert client.frame()[0] == wire.CHUNK
+    client.sock.sendall(wire.encode_cancel(request_id))
+    while not wire.decode_chunk(client.frame()[1]).flags & wire.CHUNK_LAST:
+        pass
+
+
 def test_direct_invocation_goes_to_the_one_named(start_pipeline):
     client = start_pipeline(direct=True).client()
     assert client.ask(b"4", target_container_hostname="double").body == b"8.0"

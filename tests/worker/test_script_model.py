@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import textwrap
 
@@ -227,6 +228,33 @@ def test_a_cancelled_stream_ends_its_generator(start_script):
     assert "generator ended" in worker.log()
 
 
+def test_a_paused_stream_waits_until_it_is_resumed_or_cancelled(start_script):
+    worker = start_script(
+        """
+        def model_fn(model_dir): return 1
+        def transform_fn(model, body, content_type, accept):
+            def forever():
+                try:
+                    while True: yield b"x" * 1000
+                finally:
+                    print("generator ended")
+            return forever(), "text/plain"
+        """,
+        environment={"UNDERSTUDY_WORKER_THREADS": "2"},
+    )
+    client = worker.client()
+    (request_id,) = client.send((wire.RequestHead("text/plain", flags="s"), b""))
+    client.waits_when_paused(request_id)
+    client.sock.sendall(wire.encode_resume(request_id))
+    assert [client.frame()[0] for _ in range(100)] == [wire.CHUNK] * 100
+    client.waits_when_paused(request_id)
+    client.sock.sendall(wire.encode_cancel(request_id))
+    while not wire.decode_chunk(client.frame()[1]).flags & wire.CHUNK_LAST:
+        pass
+    assert "generator ended" in worker.log()
+    client.ping()
+
+
 def test_an_endless_generator_for_a_whole_answer_is_the_models_error(start_script):
     worker = start_script(
         """
@@ -306,6 +334,57 @@ def test_batch_scripts_get_the_rows_of_all_waiting_requests(start_script, tmp_pa
     assert spoilt[3].body == b"[6.0]"
     assert worker.status()["batch"] is True
     assert any(f"rows {count}" in worker.log() for count in (4, 5))
+
+
+@pytest.mark.parametrize("given", ["rows[1:]", "rows + [0]", "[]", "numpy.array(3.0)"])
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_a_batch_script_with_too_few_or_many_results_fails_cleanly(start_script, given, at_once):
+    client = start_script(
+        f"""
+        import json, numpy
+        batch = True
+        def model_fn(model_dir): return 1
+        def input_fn(body, content_type): return json.loads(body)
+        def predict_fn(rows, model): return rows if rows[0] == "right" else {given}
+        """
+    ).client()
+    head = wire.RequestHead("application/json")
+    answers = client.collect(client.send(*[(head, json.dumps([at]).encode()) for at in range(at_once)]))
+    for answer in answers:
+        assert answer.status == 500 and b"predict_fn gave" in answer.body and b"for 1 rows" in answer.body
+    assert client.ask(b'["right", 2]', "application/json").body == b'["right", 2]'
+
+
+def test_what_has_no_rows_is_predicted_alone_by_a_batch_script(start_script):
+    client = start_script(
+        """
+        import json
+        batch = True
+        def model_fn(model_dir): return 1
+        def input_fn(body, content_type): return {"in": json.loads(body)}
+        def predict_fn(data, model): return {"out": data["in"] * 2}
+        """
+    ).client()
+    head = wire.RequestHead("application/json")
+    answers = client.collect(client.send(*[(head, str(at).encode()) for at in range(5)]))
+    assert [json.loads(one.body) for one in answers] == [{"out": at * 2} for at in range(5)]
+
+
+def test_a_batch_script_gets_one_request_at_a_time_when_asked(start_script):
+    worker = start_script(
+        """
+        batch = True
+        def model_fn(model_dir): return 1
+        def predict_fn(rows, model):
+            print("rows", len(rows))
+            return rows[:, 0]
+        """,
+        environment={"UNDERSTUDY_BATCH": "0"},
+    )
+    client, head = worker.client(), wire.RequestHead("text/csv")
+    answers = client.collect(client.send(*[(head, str(at).encode()) for at in range(5)]))
+    assert [json.loads(one.body) for one in answers] == [[float(at)] for at in range(5)]
+    assert worker.status()["batch"] is False and set(re.findall("rows .*", worker.log())) == {"rows 1"}
 
 
 def test_several_handlers_at_once_when_asked(start_script, tmp_path):

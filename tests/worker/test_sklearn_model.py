@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from understudy.worker import sklearn_model, wire
+from understudy.worker.calls import Call
 
 X = np.random.default_rng(3).normal(size=(80, 4))
 Y = (X[:, 0] + X[:, 1] > 0).astype(int)
@@ -97,6 +99,8 @@ def test_which_estimators_are_row_wise():
     assert sklearn_model.is_row_wise(make_pipeline(StandardScaler(), RandomForestClassifier()))
     assert not sklearn_model.is_row_wise(make_pipeline(StandardScaler(), LogisticRegression()))
     assert not sklearn_model.is_row_wise(object())
+    assert sklearn_model.is_row_wise(DummyClassifier(strategy="prior"))
+    assert not sklearn_model.is_row_wise(DummyClassifier(strategy="stratified"))  # it draws
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +118,6 @@ CELLS = st.one_of(st.floats(-1e6, 1e6), st.just("x"), st.just(""))
     )
 )
 def test_batched_equals_unbatched_bit_for_bit(bodies, forest):
-    from understudy.worker.calls import Call
-
     calls = [
         Call(wire.RequestHead("text/csv"), "\n".join(",".join(map(str, row)) for row in rows).encode())
         for rows in bodies
@@ -124,6 +126,40 @@ def test_batched_equals_unbatched_bit_for_bit(bodies, forest):
     alone = sklearn_model.EstimatorHandler(forest, note="", environment={"UNDERSTUDY_BATCH": "0"})
     assert together.batch and not alone.batch
     assert together.answer(calls) == alone.answer(calls)
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero")
+@pytest.mark.parametrize("method", ["predict", "predict_proba", "predict_log_proba"])
+@pytest.mark.parametrize("piped", [False, True])
+@pytest.mark.parametrize("batch", ["", "1"])
+@pytest.mark.parametrize("second", [Y, (X[:, 1] > 0) * 2 + (X[:, 2] > 0)], ids=["as many classes", "more"])
+def test_several_outputs_are_each_requests_own(method, piped, batch, second):
+    # Two outputs, two requests of a row each: what comes output by output must not be cut row by row.
+    model = RandomForestClassifier(5, random_state=1).fit(X, np.stack([Y, second], axis=1))
+    if piped:
+        model = make_pipeline(StandardScaler(), model).fit(X, np.stack([Y, second], axis=1))
+    environment = {"UNDERSTUDY_PREDICT": method}
+    alone = sklearn_model.EstimatorHandler(
+        model, note="", environment=environment | {"UNDERSTUDY_BATCH": "0"}
+    )
+    together = sklearn_model.EstimatorHandler(
+        model, note="", environment=environment | {"UNDERSTUDY_BATCH": batch}
+    )
+    for accept in ("application/json", "text/csv", "application/x-npy"):
+        calls = [Call(wire.RequestHead("text/csv", accept), csv(X[row : row + 1])) for row in (0, 1)]
+        answers = together.answer(calls)
+        assert answers == alone.answer(calls)
+        if accept == "application/json":
+            expected = getattr(model, method)(X[:1])
+            rendered = [one.tolist() for one in expected]
+            assert json.loads(answers[0].body) == rendered and answers[0].status == 200
+
+
+@pytest.mark.parametrize("asked", ["maybe", "2", "-1"])
+def test_nonsense_in_the_environment_fails_the_load(asked, start_worker, make_container, tmp_path):
+    joblib.dump(RandomForestRegressor(2).fit(X, Y), tmp_path / "m.joblib")
+    worker = start_worker(make_container(tmp_path, environment={"UNDERSTUDY_BATCH": asked}), wait=False)
+    assert worker.wait_for("failed", "ready")["reason"] == f"UNDERSTUDY_BATCH={asked} is neither 0 nor 1"
 
 
 TRAIN_NAMED = """
@@ -201,3 +237,32 @@ def test_skops_files_load_where_all_their_types_are_trusted(
     refused = start_worker(make_container(named_models / "untrusted", python=sklearn_python), wait=False)
     status = refused.wait_for("failed", "ready")
     assert status["state"] == "failed" and "sklearn.tree._tree.Tree" in status["detail"]
+
+
+class _Counted:
+    """An estimator that notes what it is asked, or can't take numbers."""
+
+    n_features_in_ = 3
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.rows: list[list[float]] = []
+        self.error = error
+
+    def predict(self, rows):
+        self.rows += np.asarray(rows).tolist()
+        if self.error is not None:
+            raise self.error
+        return np.zeros(len(rows))
+
+
+def test_a_model_predicts_once_before_anybody_asks(capsys):
+    model = _Counted()
+    sklearn_model.EstimatorHandler(model, note="", environment={}).warm_up()
+    assert model.rows == [[0.0, 0.0, 0.0]]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_model_that_takes_no_zeros_is_served_all_the_same(capsys):
+    for error in (ValueError("unknown category 0"), KeyError("plan")):
+        sklearn_model.EstimatorHandler(_Counted(error), note="", environment={}).warm_up()
+        assert "warming up on a row of zeros" in capsys.readouterr().err

@@ -24,7 +24,7 @@ def test_requests_survive_any_cutting(requests, data):
         position += size
     assert [kind for kind, _ in frames] == [wire.PING, wire.REQUESTS, wire.CANCEL, wire.PONG]
     assert wire.decode_requests(frames[1][1]) == requests
-    assert wire.decode_cancel(frames[2][1]) == 7
+    assert wire.decode_request_id(frames[2][1]) == 7
     assert splitter.pending_bytes == 0
 
 
@@ -63,7 +63,7 @@ def test_heads_leave_out_trailing_empty_fields_and_ignore_further_ones():
 
 @given(st.binary(max_size=200))
 def test_rubbish_is_a_wire_error_or_decodes(payload):
-    for decode in (wire.decode_requests, wire.decode_responses, wire.decode_chunk, wire.decode_cancel):
+    for decode in (wire.decode_requests, wire.decode_responses, wire.decode_chunk, wire.decode_request_id):
         try:
             decode(payload)
         except wire.WireError:

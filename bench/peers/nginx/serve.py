@@ -1,7 +1,9 @@
 """Two uvicorns with nginx before them: ``serve.py {split,mirror,return}``; ends all when it ends.
 
 split: ``split_clients`` sends half of the requests to each; mirror: everything to the first and a copy to the
-second; return: nginx alone answers 200 itself, the limit for any HTTP server here.
+second; return: nginx alone answers 200 itself, the limit for any HTTP server here.  With ``SHADOW`` in the
+environment a mirror's second is one that is sick in that way (``sick.py``), ``dead`` (nobody listens) or
+``none`` (no mirror at all).
 """
 
 import os
@@ -49,6 +51,9 @@ MIRROR = """
         location = /shadow {{ internal; proxy_pass http://second$request_uri; }}
     }}
 """
+PLAIN = """
+    server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://first; }} }}
+"""
 RETURN = """
     server {{ listen 127.0.0.1:{port}; location / {{ default_type text/csv; return 200 "0.5"; }} }}
 """
@@ -61,11 +66,25 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def backends(first, second, shadow):
+    """Return the commands of what stands behind nginx."""
+    rest = ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "error"]
+    uvicorn = [sys.executable, "-m", "uvicorn", "backend:app", *rest, "--lifespan", "off", "--port"]
+    if shadow in ("none", "dead"):
+        return [[*uvicorn, str(first)]]
+    if shadow:
+        sick = [sys.executable, str(Path(__file__).with_name("sick.py")), shadow, str(second)]
+        return [[*uvicorn, str(first)], sick]
+    return [[*uvicorn, str(first)], [*uvicorn, str(second)]]
+
+
 def main(kind):
     """Start all, wait for SIGTERM or the first that ends, end all."""
-    port = int(os.environ["PORT"])
+    port, shadow = int(os.environ["PORT"]), os.environ.get("SHADOW", "")
     first, second = free_port(), free_port()
-    server = {"split": SPLIT, "mirror": MIRROR, "return": RETURN}[kind]
+    if shadow == "none":
+        kind = "plain"
+    server = {"split": SPLIT, "mirror": MIRROR, "plain": PLAIN, "return": RETURN}[kind]
     body = (server if kind == "return" else BACKENDS + server).format(port=port, first=first, second=second)
     children = []
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -74,10 +93,7 @@ def main(kind):
         configuration.write_text(COMMON.format(folder=folder, body=body, workers=1))
         try:
             if kind != "return":
-                for backend_port in (first, second):
-                    command = [sys.executable, "-m", "uvicorn", "backend:app", "--port", str(backend_port)]
-                    command += ["--loop", "uvloop", "--http", "httptools", "--no-access-log"]
-                    children.append(subprocess.Popen([*command, "--log-level", "error", "--lifespan", "off"]))
+                children += [subprocess.Popen(command) for command in backends(first, second, shadow)]
             children.append(subprocess.Popen(["nginx", "-p", folder, "-c", str(configuration)]))
             while all(child.poll() is None for child in children):
                 time.sleep(0.2)

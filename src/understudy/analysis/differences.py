@@ -165,11 +165,14 @@ class Comparison:
     # --- taking ---
 
     def _compare(self, baseline: Answer, other: Answer) -> tuple[frozenset[str], list[Difference]]:
-        if baseline.body == other.body and baseline.content_type == other.content_type:
-            # Nothing can differ, but which fields were compared counts.
-            value = value_of_answer(baseline)
-            return differences(value, value, self._tolerance)[0], []
-        return differences(value_of_answer(baseline), value_of_answer(other), self._tolerance)
+        one = value_of_answer(baseline)
+        # Where nothing can differ, which fields were compared counts.
+        same = baseline.body == other.body and baseline.content_type == other.content_type
+        two = one if same else value_of_answer(other)
+        try:
+            return differences(one, two, self._tolerance)
+        except RecursionError:  # nested deeper than anybody reads
+            return differences(baseline.body, other.body, self._tolerance)
 
     def _count(self, compared: Iterable[str], found: list[Difference]) -> frozenset[str]:
         """Count one comparison; return the fields that differ."""
@@ -294,5 +297,8 @@ def _plain(value: Any) -> Any:
     """Return a JSON-able, short form of a value."""
     if isinstance(value, bool | int | float) or value is None:
         return value if not isinstance(value, float) or math.isfinite(value) else str(value)
-    text = value if isinstance(value, str) else repr(value)
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except RecursionError:
+        text = "(nested too deeply to show)"
     return text if len(text) <= EXAMPLE_CHARACTERS else f"{text[:EXAMPLE_CHARACTERS]}…"

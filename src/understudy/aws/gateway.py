@@ -254,13 +254,6 @@ class Gateway:
 
     def _find(self, origin: Origin, request: HttpRequest, form: dict[str, str]) -> Call:
         """Name the operation."""
-        if origin.protocol == "cbor":
-            raise ApiError(
-                "Understudy does not speak Smithy RPC v2 CBOR; use AWS JSON 1.0 or the query protocol"
-                " (every released boto3 and AWS CLI does).",
-                code="NotImplemented",
-                status=501,
-            )
         if origin.service == "s3" and self._s3_routes is None:
             self._s3_routes = S3Routes(self._catalog.service("s3"))
         return find_call(origin, request, form, self._catalog, self._s3_routes)

@@ -21,6 +21,8 @@ _INVOCATIONS = {
     b"async-invocations": "InvokeEndpointAsync",
     b"invocations-response-stream": "InvokeEndpointWithResponseStream",
 }
+CBOR = "smithy-rpc-v2-cbor"  # protocols are named as botocore names them
+_CBOR_PATH = re.compile(rb"/service/([^/]+)/operation/([^/]+)")
 # boto3's S3 client signs for this name where directory buckets are meant; we have none.
 DIRECTORY_BUCKETS = "s3express"
 _CREDENTIAL_SERVICE = re.compile(rb"Credential=[^/,]+/\d{8}/[^/]+/([^/]+)/aws4_request")
@@ -64,7 +66,7 @@ def identify(request: HttpRequest) -> Origin:
         return Origin(service, "json", operation)
     content_type = (request.header("content-type") or "").partition(";")[0].strip().lower()
     if request.header("smithy-protocol") == "rpc-v2-cbor" or content_type == "application/cbor":
-        return Origin("cloudwatch", "cbor", request.raw_path.rpartition(b"/")[2].decode("latin-1"))
+        return _cbor_origin(request)
     signed_for = scope_service(request)
     if signed_for in (None, "sagemaker") and request.method == "POST":
         match = _INVOCATION.fullmatch(request.raw_path)
@@ -79,6 +81,16 @@ def identify(request: HttpRequest) -> Origin:
             f"{SERVICE_OF_SIGNING_NAME.get(signed_for, signed_for)}: {request.method} of this path"
         )
     return Origin("s3", "rest-xml")
+
+
+def _cbor_origin(request: HttpRequest) -> Origin:
+    """Read service and operation from ``/service/SERVICE/operation/OPERATION``."""
+    match = _CBOR_PATH.fullmatch(request.raw_path)
+    service = None if match is None else TARGETS.get(match[1].decode("latin-1"))
+    if match is None or service is None:
+        # An operation that no service has: the answer comes in the client's tongue.
+        return Origin("cloudwatch", CBOR, request.raw_path.decode("latin-1"))
+    return Origin(service, CBOR, match[2].decode("latin-1"))
 
 
 def query_service(form: dict[str, str], request: HttpRequest) -> str:

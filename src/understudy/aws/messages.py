@@ -65,7 +65,7 @@ class Call:
 
     Attributes:
         service: botocore's service name.
-        protocol: ``json``, ``query``, ``rest-json``, ``rest-xml`` or ``cbor``.
+        protocol: ``json``, ``query``, ``rest-json``, ``rest-xml`` or ``smithy-rpc-v2-cbor``.
         labels: Decoded parts of the path by member wire name (REST).
         form: Decoded form fields (query protocol).
     """

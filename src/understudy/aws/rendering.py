@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from understudy.aws.catalog import Catalog
-from understudy.aws.identify import Origin
+from understudy.aws.identify import CBOR, Origin
 from understudy.aws.messages import MAX_CONTROL_BODY_BYTES, Answer, BodySource, Call, HttpRequest, Parameters
 from understudy.aws.protocols import cbor, query, rest
 from understudy.aws.protocols import json as json_codec
@@ -32,6 +32,8 @@ def parse_call(call: Call, request: HttpRequest, body: BodySource) -> Parameters
     """Read the parameters of a call."""
     if call.protocol == "json":
         return json_codec.parse(call, request, body.read(MAX_CONTROL_BODY_BYTES))
+    if call.protocol == CBOR:
+        return cbor.parse(call, request, body.read(MAX_CONTROL_BODY_BYTES))
     if call.protocol == "query":
         return query.parse(call, request, b"")
     return rest.parse(call, request, body)
@@ -41,6 +43,8 @@ def render_result(call: Call, parameters: Parameters, result: Parameters, reques
     """Write the result of a call."""
     if call.protocol == "json":
         return json_codec.render(call, result)
+    if call.protocol == CBOR:
+        return cbor.render(call, result)
     if call.protocol == "query":
         return query.render(call, result, request_id)
     if call.operation in ("GetObject", "HeadObject"):
@@ -57,7 +61,7 @@ def render_failure(
     catalog: Catalog, origin: Origin | None, request: HttpRequest, error: ApiError, request_id: str
 ) -> Answer:
     """Write an error in the protocol of the request; JSON where that is not known."""
-    if origin is None or origin.protocol == "json":
+    if origin is None or origin.protocol in ("json", CBOR):
         metadata: dict[str, Any] = {}
         shape_name = None
         if origin is not None:
@@ -66,9 +70,9 @@ def render_failure(
             if "awsQueryCompatible" in metadata:
                 names = {shape.error_code: shape.name for shape in service.error_shapes}
                 shape_name = names.get(error.code)
+        if origin is not None and origin.protocol == CBOR:
+            return cbor.render_error(metadata, error, shape_name)
         return json_codec.render_error(metadata, error, shape_name)
-    if origin.protocol == "cbor":
-        return cbor.render_error(error)
     if isinstance(error, Malformed) and error.code == Malformed.code:
         error.code = _MALFORMED.get(origin.protocol, error.code)
     if origin.protocol == "query":

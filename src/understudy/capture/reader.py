@@ -9,6 +9,8 @@ Lenient where AWS's own files differ (members missing, order, blanks), strict ab
 from __future__ import annotations
 
 import gzip
+import json
+import zlib
 from binascii import Error as BadBase64
 from binascii import a2b_base64
 from collections.abc import Callable, Iterable, Iterator
@@ -80,23 +82,22 @@ def parse_line(line: bytes | str) -> Captured:
     Raises:
         NotARecord: it is none.
     """
-    try:
-        event = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise NotARecord(f"not JSON: {error}") from error
+    event = _json(line)
     if not isinstance(event, dict) or not isinstance(event.get("captureData"), dict):
         raise NotARecord("there is no captureData")
     metadata = event.get("eventMetadata")
     if not isinstance(metadata, dict) or not isinstance(metadata.get("eventId"), str):
         raise NotARecord("there is no eventMetadata.eventId")
     inference_id = metadata.get("inferenceId")
-    attributes = metadata.get("customAttributes") or ()
+    attributes = metadata.get("customAttributes")
+    if not isinstance(attributes, list):
+        attributes = [] if attributes is None else [attributes]
     data = event["captureData"]
     return Captured(
         event_id=metadata["eventId"],
         at_s=_time(metadata.get("inferenceTime")),
         inference_id=None if inference_id is None else str(inference_id),
-        custom_attributes=(attributes,) if isinstance(attributes, str) else tuple(map(str, attributes)),
+        custom_attributes=tuple(map(str, attributes)),
         input=_side(data.get("endpointInput")),
         output=_side(data.get("endpointOutput")),
     )
@@ -115,11 +116,16 @@ def read_lines(
     Raises:
         NotARecord: a line is none, and ``on_bad`` is None.
     """
-    for number, line in enumerate(plain_lines(pieces), 1):
-        if not line.strip():
-            continue
+    number = 0
+    lines = plain_lines(pieces)
+    while True:
+        number += 1
         try:
-            yield parse_line(line)
+            line = next(lines, None)
+            if line is None:
+                return
+            if line.strip():
+                yield parse_line(line)
         except NotARecord as error:
             problem = f"{name}:{number}: {error}"
             if on_bad is None:
@@ -228,10 +234,28 @@ def _inflated(pieces: Iterable[bytes]) -> Iterator[bytes]:
     pieces = iter(pieces)
     first = next(pieces, b"")
     if first.startswith(GZIP_MAGIC):
-        yield gzip.decompress(first + b"".join(pieces))
+        try:
+            yield gzip.decompress(first + b"".join(pieces))
+        except (EOFError, OSError, zlib.error) as error:
+            raise NotARecord(f"broken gzip: {error}") from error
         return
     yield first
     yield from pieces
+
+
+def _json(line: bytes | str) -> Any:
+    """Read one line's JSON; halves of surrogate pairs, which no text has, become U+FFFD."""
+    try:
+        return msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        problem = error
+    try:
+        text = line if isinstance(line, str) else line.decode("utf-8-sig")
+        # What msgspec refuses and JSON has: a byte order mark, and escapes of half a surrogate pair.
+        halves = json.dumps(json.loads(text), ensure_ascii=False)
+        return msgspec.json.decode(halves.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    except (ValueError, RecursionError):
+        raise NotARecord(f"not JSON: {problem}") from problem
 
 
 def _side(value: Any) -> Side | None:

@@ -46,6 +46,12 @@ def lint(
     """Judge alarms on the endpoint's own traffic: chance of a false rollback, smallest regression caught.
 
     Exit code 1 means that a guardrail is broken (a finding of severity "error").
+
+    \b
+    Examples:
+      understudy guardrail lint --endpoint churn
+      understudy guardrail lint --endpoint churn --deployment-config canary.json --config churn-2
+      understudy guardrail lint --endpoint churn --json | jq '.alarms[].findings[].code'
     """
     body: dict[str, Any] = {}
     if deployment_file is not None:

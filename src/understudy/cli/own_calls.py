@@ -20,12 +20,18 @@ class Refused(click.ClickException):
     """The server answered with an error.
 
     Attributes:
+        status: Of HTTP.
         code: e.g. ``ValidationException``.
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
+        self.status = status
         self.code = code
+
+
+class Unreachable(click.ClickException):
+    """The server did not answer, or with something that is no answer."""
 
 
 def endpoint_path(endpoint: str, rest: str) -> str:
@@ -50,7 +56,7 @@ def call_server(
 
     Raises:
         Refused: the server answered with an error.
-        click.ClickException: it can't be reached.
+        Unreachable: it can't be reached.
     """
     from botocore.auth import SigV4Auth
     from botocore.awsrequest import AWSRequest
@@ -73,7 +79,7 @@ def call_server(
     except urllib.error.HTTPError as error:
         raise _refusal(error.code, error.read(100_000)) from error
     except (OSError, ValueError) as error:
-        raise click.ClickException(
+        raise Unreachable(
             f"The server at {server.endpoint_url} does not answer ({error}). If its process hangs, stop it "
             "and start it again with `understudy serve`."
         ) from error
@@ -84,6 +90,8 @@ def call_server(
 def _refusal(status: int, data: bytes) -> Refused:
     try:
         told = json.loads(data)
-        return Refused(str(told["__type"]), str(told["message"]))
+        return Refused(status, str(told["__type"]), str(told["message"]))
     except (ValueError, KeyError, TypeError):
-        return Refused(str(status), f"The server answered {status}: {data[:500].decode('utf-8', 'replace')}")
+        return Refused(
+            status, str(status), f"The server answered {status}: {data[:500].decode('utf-8', 'replace')}"
+        )

@@ -13,10 +13,11 @@ from typing import Any
 import click
 
 from understudy.cli.connection import connect, data_dir_option
-from understudy.cli.own_calls import call_server, endpoint_path
+from understudy.cli.own_calls import Refused, Unreachable, call_server, endpoint_path
 from understudy.sdk.servers import Server
 
 POLL_S = 0.25
+PATIENCE_S = 30.0  # without any answer
 BAR_WIDTH = 24
 _PHASES = {
     "preparing": "instances come up",
@@ -48,6 +49,11 @@ def watch(endpoint: str, data_dir: str | None, as_json: bool) -> None:
     """Show each step of the update of ENDPOINT until it is over.
 
     Ends with code 0 when the endpoint serves what was asked for, 1 when it was rolled back or failed.
+
+    \b
+    Examples:
+      understudy rollout watch churn
+      understudy rollout watch churn --json | jq .rollout.share_percent
     """
     server = connect(data_dir)
     last: dict[str, Any] = {}
@@ -64,9 +70,22 @@ def watch(endpoint: str, data_dir: str | None, as_json: bool) -> None:
 
 
 def _told(server: Server, endpoint: str) -> Iterator[dict[str, Any]]:
-    """Yield the state of a rollout again and again; the last one is that of the endpoint at rest."""
+    """Yield the state of a rollout again and again; the last one is that of the endpoint at rest.
+
+    A server whose controller starts again is waited for: the rollout goes on, too.
+    """
+    answered_s = time.monotonic()
     while True:
-        state = call_server(server, "GET", endpoint_path(endpoint, "rollout"))
+        try:
+            state = call_server(server, "GET", endpoint_path(endpoint, "rollout"))
+        except (Refused, Unreachable) as error:
+            if isinstance(error, Refused) and error.status < 500:
+                raise
+            if time.monotonic() - answered_s > PATIENCE_S:
+                raise
+            time.sleep(POLL_S)
+            continue
+        answered_s = time.monotonic()
         yield state
         if state["rollout"] is None:
             return
@@ -143,8 +162,20 @@ def line_of(state: dict[str, Any]) -> str:
 @click.argument("endpoint")
 @data_dir_option
 @click.option("--reason", default="", help="Kept in the audit trail and the endpoint's FailureReason.")
-def rollback(endpoint: str, data_dir: str | None, reason: str) -> None:
-    """Give up the update of ENDPOINT: the old fleet answers everything again."""
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def rollback(endpoint: str, data_dir: str | None, reason: str, as_json: bool) -> None:
+    """Give up the update of ENDPOINT: the old fleet answers everything again.
+
+    Does not wait for the end.  Ends with code 0 when the update goes back, 1 when there is none that could.
+
+    \b
+    Examples:
+      understudy rollout rollback churn
+      understudy rollout rollback churn --reason "too slow" && understudy rollout watch churn
+    """
     body = {"reason": reason} if reason else {}
     answer = call_server(connect(data_dir), "POST", endpoint_path(endpoint, "rollback"), body=body)
-    click.echo(f"{endpoint}: rolling back from {answer['from']} to {answer['to']}.")
+    if as_json:
+        click.echo(json.dumps(answer))
+    else:
+        click.echo(f"{endpoint}: rolling back from {answer['from']} to {answer['to']}.")

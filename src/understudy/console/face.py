@@ -248,7 +248,7 @@ class ConsoleFace:
                 "rollouts": reads.rollouts_under_way(self.services.records, self.services.clock.now_s()),
             },
             "statistics": self._statistics,
-            "lineage": lambda _: reads.lineage(self.services.records, self.services.objects),
+            "lineage": lambda _: reads.lineage(self.services.records, self.services.objects, self.describe()),
             "events": self._events,
             "answers": self._answers,
             "captures": self._captures,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from starlette.routing import Route
 from understudy import __version__
 from understudy.console.prometheus import UnderstudyCollector, render
 from understudy.core.endpoints import Endpoint, EndpointStatus, FleetVariant
-from understudy.core.ports import InstanceStatus, Query, Records, Runtime
+from understudy.core.ports import InstanceState, InstanceStatus, Query, Records, Runtime
 from understudy.core.routing import shadow_share
 from understudy.core.signing import SignatureFailure, SignedRequest, verify
 
@@ -113,19 +113,16 @@ class HealthFace:
             if state.pid is not None:
                 name = f"understudy worker {endpoint_name}/{variant_name}/{rest.split('-')[0]}"
                 processes.append({"role": "worker", "pid": state.pid, "name": name})
+        by_variant: dict[tuple[str, ...], list[InstanceState]] = {}
+        for state in states:
+            by_variant.setdefault(tuple(state.instance_id.split("/")[:3]), []).append(state)
         endpoints = []
         for stored in self.records.find(Endpoint, Query()):
             endpoint = stored.value
             fleet = endpoint.fleet or (endpoint.update.fleet if endpoint.update is not None else None)
             variants = fleet.variants if fleet is not None else ()
+            fleet_id = fleet.fleet_id if fleet is not None else ""
             total = sum(variant.current_weight for variant in variants if not variant.shadow)
-            of_fleet = [
-                state
-                for state in states
-                if fleet is not None
-                and state.instance_id.startswith(f"{endpoint.name}/")
-                and state.instance_id.split("/")[2] == fleet.fleet_id
-            ]
             endpoints.append(
                 {
                     "name": endpoint.name,
@@ -133,34 +130,7 @@ class HealthFace:
                     "config_name": endpoint.config_name,
                     "failure_reason": endpoint.failure_reason,
                     "variants": [
-                        {
-                            "name": variant.name,
-                            "model_name": variant.model_name,
-                            "instance_type": variant.instance_type,
-                            "weight": variant.current_weight,
-                            "desired_weight": variant.desired_weight,
-                            "share": _share(variant, total),
-                            "shadow": variant.shadow,
-                            "instances": sum(
-                                state.status is InstanceStatus.READY
-                                for state in of_fleet
-                                if state.instance_id.split("/")[1] == variant.name
-                            ),
-                            "desired_instances": variant.desired_count,
-                            "images": [
-                                {"specified": image[0], "resolved": image[1]} for image in variant.images
-                            ],
-                            "detail": [
-                                {
-                                    "instance": state.instance_id,
-                                    "status": state.status.value,
-                                    "detail": state.detail,
-                                    "reason": state.reason,
-                                }
-                                for state in of_fleet
-                                if state.instance_id.split("/")[1] == variant.name
-                            ],
-                        }
+                        _variant(variant, total, by_variant.get((endpoint.name, variant.name, fleet_id), []))
                         for variant in variants
                     ],
                 }
@@ -170,6 +140,41 @@ class HealthFace:
 
 def _json(value: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status_code=status, media_type="application/json")
+
+
+def _variant(variant: FleetVariant, total: float, states: Sequence[InstanceState]) -> dict[str, Any]:
+    """Describe a variant.
+
+    Args:
+        total: Sum of production's weights.
+        states: Of its instances.
+    """
+    serving = [state for state in states if state.status is InstanceStatus.READY]
+    return {
+        "name": variant.name,
+        "model_name": variant.model_name,
+        "instance_type": variant.instance_type,
+        "weight": variant.current_weight,
+        "desired_weight": variant.desired_weight,
+        "share": _share(variant, total),
+        "shadow": variant.shadow,
+        "instances": len(serving),
+        "desired_instances": variant.desired_count,
+        "images": [{"specified": image[0], "resolved": image[1]} for image in variant.images],
+        "artifacts": [
+            {"digest": digest, "name": name, "version": version}
+            for digest, name, version in sorted({one for state in serving for one in state.artifacts})
+        ],
+        "detail": [
+            {
+                "instance": state.instance_id,
+                "status": state.status.value,
+                "detail": state.detail,
+                "reason": state.reason,
+            }
+            for state in states
+        ],
+    }
 
 
 def _share(variant: FleetVariant, total: float) -> float:

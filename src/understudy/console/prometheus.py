@@ -1,4 +1,4 @@
-"""``GET /metrics``: Prometheus text.  Labels are endpoint and variant names only: bounded by what exists.
+"""``GET /metrics``: Prometheus text.  Labels name what exists (endpoints, variants, what they run): bounded.
 
 Source: Prometheus exposition format 0.0.4, through prometheus_client.
 """
@@ -28,7 +28,7 @@ from understudy.core.metrics import (
     Summary,
     value_of,
 )
-from understudy.core.ports import InstanceState, Query, Records, Runtime
+from understudy.core.ports import InstanceState, InstanceStatus, Query, Records, Runtime
 
 # Seconds; Prometheus's own defaults, finer at the fast end where model calls are.
 LATENCY_EDGES_S = (
@@ -139,8 +139,8 @@ class UnderstudyCollector(Collector):
         weight = GaugeMetricFamily(
             "understudy_variant_weight", "Current weight", labels=["endpoint", "variant"]
         )
-        for stored in self._records.find(Endpoint, Query()):
-            endpoint = stored.value
+        endpoints = [stored.value for stored in self._records.find(Endpoint, Query())]
+        for endpoint in endpoints:
             status.add_metric([endpoint.name, endpoint.status.value], 1)
             for variant in endpoint.fleet.variants if endpoint.fleet is not None else ():
                 weight.add_metric([endpoint.name, variant.name], variant.current_weight)
@@ -157,6 +157,43 @@ class UnderstudyCollector(Collector):
         for key, count in sorted(counts.items()):
             instances.add_metric(key, count)
         yield instances
+        yield _models(endpoints, states)
+
+
+def _models(endpoints: Sequence[Endpoint], states: Sequence[InstanceState]) -> Metric:
+    """Tell what instances really run: the artifact's digest, and the name and version it gives itself."""
+    labels = ["endpoint", "variant", "model", "container", "name", "version", "digest", "artifact", "image"]
+    family = InfoMetricFamily("understudy_model", "What serves, as the artifact itself says", labels=labels)
+    fleets = {
+        (endpoint.name, fleet.fleet_id): fleet
+        for endpoint in endpoints
+        for fleet in (endpoint.fleet, endpoint.update.fleet if endpoint.update is not None else None)
+        if fleet is not None
+    }
+    found = set()
+    for state in states:
+        endpoint_name, variant_name, fleet_id = state.instance_id.split("/")[:3]
+        fleet = fleets.get((endpoint_name, fleet_id))
+        variant = next((one for one in fleet.variants if one.name == variant_name), None) if fleet else None
+        if variant is None or state.status is not InstanceStatus.READY:
+            continue
+        for container, (digest, name, version) in zip(variant.containers, state.artifacts, strict=False):
+            found.add(
+                (
+                    endpoint_name,
+                    variant_name,
+                    variant.model_name,
+                    container.hostname,
+                    name or variant.model_name,
+                    version or digest[:12],
+                    digest,
+                    container.model_data_url or "",
+                    container.image,
+                )
+            )
+    for values in sorted(found):
+        family.add_metric(values, {})
+    return family
 
 
 def _cumulative(summary: Summary) -> list[tuple[str, float]]:

@@ -43,8 +43,8 @@ METRICS = (
     ("DiskUtilization", INSTANCE_NAMESPACE),
 )
 PERIODS_S = (60, 300, 3600)  # what the series keep beyond seconds
-SECONDS_KEPT_S = 3 * 3600 - 60
-MAX_PERIODS = 1500
+# (how long the series keep, periods of): a little less than they do, as the clock goes on meanwhile.
+KEPT_S = ((3 * 3600 - 60, 1), (15 * 86_400 - 600, 60), (63 * 86_400 - 600, 300))
 EVENTS_PAGE = 1000
 
 
@@ -67,8 +67,7 @@ def window_statistics(
 
         def read(namespace: str, metric_name: str, place: dict[str, str] = place, **more: str) -> Summary:
             key = SeriesKey(namespace, metric_name, dimensions_of({**place, **more}))
-            buckets = (one for part in parts for one in series.read(key, *part))
-            return sum((one.summary for one in buckets), Summary())
+            return Summary.total(one.summary for part in parts for one in series.read(key, *part))
 
         metrics = {}
         for metric_name, namespace in METRICS:
@@ -89,35 +88,47 @@ def window_statistics(
 
 
 def _parts(start_s: float, end_s: float, now_s: float) -> list[tuple[int, int, int]]:
-    """Cut a window into parts (start, end, period): whole periods inside, seconds where ends have them still.
+    """Cut a window into parts (start, end, period): coarse whole periods inside, finer ones at its ends.
 
     >>> _parts(50.0, 130.0, 200.0)
     [(50, 60, 1), (60, 120, 60), (120, 130, 1)]
     """
-    fitting = [one for one in PERIODS_S if (end_s - start_s) / one <= MAX_PERIODS]
-    period_s = fitting[0] if fitting else PERIODS_S[-1]
-    first_s, last_s = math.floor(start_s), math.ceil(end_s)
-    inner_first_s, inner_last_s = -(-first_s // period_s) * period_s, last_s // period_s * period_s
-    if inner_first_s > inner_last_s:  # all within one period
-        inner_first_s = inner_last_s = last_s
-    oldest_s = now_s - SECONDS_KEPT_S
-    if first_s < oldest_s:
-        inner_first_s = first_s // period_s * period_s
-    if last_s < oldest_s:
-        inner_last_s = -(-last_s // period_s) * period_s
-    parts = [(inner_first_s, inner_last_s, period_s)]
-    if first_s < inner_first_s:
-        parts.insert(0, (first_s, inner_first_s, 1))
-    if inner_last_s < last_s:
-        parts.append((inner_last_s, last_s, 1))
-    return [part for part in parts if part[0] < part[1]]
+    first_s = _aligned(math.floor(start_s), now_s)
+    last_s = -_aligned(-math.ceil(end_s), now_s)
+    before: list[tuple[int, int, int]] = []
+    after: list[tuple[int, int, int]] = []
+    period_s = 1
+    for coarser_s in PERIODS_S:
+        inner_first_s, inner_last_s = -(-first_s // coarser_s) * coarser_s, last_s // coarser_s * coarser_s
+        if inner_first_s >= inner_last_s:
+            break
+        before.append((first_s, inner_first_s, period_s))
+        after.insert(0, (inner_last_s, last_s, period_s))
+        first_s, last_s, period_s = inner_first_s, inner_last_s, coarser_s
+    return [part for part in (*before, (first_s, last_s, period_s), *after) if part[0] < part[1]]
 
 
-def lineage(records: Records, objects: Objects) -> dict[str, Any]:
+def _aligned(at_s: int, now_s: float) -> int:
+    """Move a start (or the negative of an end) outwards to where the series still tell a border."""
+    age_s = now_s - abs(at_s)
+    period_s = next((period_s for kept_s, period_s in KEPT_S if age_s <= kept_s), PERIODS_S[-1])
+    return at_s // period_s * period_s
+
+
+def lineage(records: Records, objects: Objects, described: dict[str, Any]) -> dict[str, Any]:
     """Tell which artifact is in which model, configuration and endpoint.
 
-    An artifact's digest is its object's ETag: the MD5 of what was uploaded at once.
+    An object's ETag is the MD5 of what was uploaded at once; ``loaded`` is what instances run: SHA-256, and
+    the name and version that the artifact gives itself.
+
+    Args:
+        described: State of endpoints and instances.
     """
+    loaded = {
+        (endpoint["name"], variant["name"]): variant["artifacts"]
+        for endpoint in described["endpoints"]
+        for variant in endpoint["variants"]
+    }
     endpoints = [stored.value for stored in records.find(Endpoint, Query())]
     configs = [stored.value for stored in records.find(EndpointConfig, Query())]
     running: dict[str, list[dict[str, Any]]] = {}
@@ -131,6 +142,7 @@ def lineage(records: Records, objects: Objects) -> dict[str, Any]:
                     "config": endpoint.config_name,
                     "images": [{"specified": one[0], "resolved": one[1]} for one in variant.images],
                     "artifacts": [one.model_data_url for one in variant.containers],
+                    "loaded": loaded.get((endpoint.name, variant.name), []),
                 }
             )
     planned: dict[str, list[str]] = {}

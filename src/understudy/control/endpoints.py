@@ -34,7 +34,7 @@ from understudy.core.ports import (
     Runtime,
     Stored,
 )
-from understudy.core.rollout_routes import route_of
+from understudy.core.rollout_routes import incoming_slots, route_of
 from understudy.core.rollout_terms import (
     AlarmView,
     InstanceView,
@@ -95,15 +95,19 @@ class EndpointLoop:
         failpoints: Failpoints = NO_FAILPOINTS,
         on_calm: Callable[[], None] = lambda: None,
         alarms_settled: Callable[[], bool] = lambda: True,
+        time_scale: float = 1.0,
     ) -> None:
         """Build the loop.
 
         Args:
+            time_scale: How many of the clock's seconds pass in a real one: what a shadow that keeps ending
+                costs is real.
             clock: Neither jumps nor stands still: bakes are measured by it.
             on_calm: Called after a round in which no endpoint was being changed.
             alarms_settled: Tells whether alarms have been looked at since this process began.
         """
         self._alarms_settled = alarms_settled
+        self._time_scale = time_scale
         self._failpoints = failpoints
         self._on_calm = on_calm
         self._records = records
@@ -280,11 +284,12 @@ class EndpointLoop:
             return
         now_s = self._clock.now_s()
         backoff = watched.backoff.setdefault(action.slot, _Backoff())
-        if now_s - watched.ready_at_s.pop(action.instance_id, now_s) >= STEADY_AFTER_S:
+        second_s = self._time_scale if _is_shadow(endpoint, action.slot) else 1.0
+        if now_s - watched.ready_at_s.pop(action.instance_id, now_s) >= STEADY_AFTER_S * second_s:
             backoff.failures = 0
         delay_s = min(FIRST_RESTART_DELAY_S * 2.0**backoff.failures, LONGEST_RESTART_DELAY_S)
         # The first restart is at once: most deaths are not the model's fault.
-        backoff.restart_at_s = now_s + (delay_s if backoff.failures else 0.0)
+        backoff.restart_at_s = now_s + (delay_s * second_s if backoff.failures else 0.0)
         backoff.failures += 1
         backoff.reason = action.reason
         log.warning("instance %s ended: %s", action.instance_id, action.reason)
@@ -361,6 +366,9 @@ class EndpointLoop:
             download_timeout_s=variant.download_timeout_s,
             shadow=variant.shadow,
             cpu_percent=variant.cpu_percent,
+            patient=endpoint.update is None
+            if variant.shadow
+            else endpoint.fleet is not None and slot in incoming_slots(endpoint),
         )
 
     def _stop_orphans(self, states: dict[str, list[InstanceState]]) -> bool:

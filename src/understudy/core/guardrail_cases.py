@@ -17,6 +17,7 @@ from understudy.core.alarm_evaluation import AlarmRule
 from understudy.core.alarms import Alarm
 from understudy.core.guardrail_metrics import FLAGS, LATENCIES
 from understudy.core.guardrail_odds import (
+    BoundaryOf,
     Samples,
     Step,
     breach_probability,
@@ -34,7 +35,11 @@ HARMLESS = 0.01  # a suggested alarm rolls at most one unchanged model in a hund
 
 @dataclass
 class Case:
-    """One metric of one alarm under judgement."""
+    """One metric of one alarm under judgement.
+
+    Attributes:
+        boundary: Of an alarm on metric math: which numbers of errors breach.
+    """
 
     alarm: Alarm
     rule: AlarmRule
@@ -43,6 +48,7 @@ class Case:
     steps: Sequence[Step]
     variant: VariantTraffic
     findings: list[Finding] = field(default_factory=list)
+    boundary: BoundaryOf | None = None
 
     @cached_property
     def better(self) -> dict[str, Any] | None:
@@ -98,7 +104,7 @@ def _breach(case: Case, step: Step, regression: float | None) -> float | None:
         whole = expected_samples(case, Step(1.0, 0.0)).count
         old = samples_of(case, whole - count, None)
         new = new if old is None else mixed(old, new)
-    return breach_probability(case.rule, case.metric["Stat"], new)
+    return breach_probability(case.rule, case.metric["Stat"], new, case.boundary)
 
 
 def fires(case: Case, steps: Sequence[Step], regression: float | None) -> float | None:

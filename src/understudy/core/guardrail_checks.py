@@ -87,6 +87,14 @@ def find_odd_statistics(case: Case) -> None:
             "Write the rate as a fraction: 0.01 is 1 %.",
             call=True,
         )
+    if name == "InvocationsPerInstance" and statistic != "Sum":
+        case.find(
+            "constant",
+            Severity.ERROR,
+            f"{statistic} of InvocationsPerInstance tells how many instances there are, not how busy.",
+            "Every request gives one sample of 1 / instances; only their Sum means something.",
+            "Use Sum.",
+        )
     if name == "Invocations" and statistic not in ("Sum", "SampleCount"):
         case.find(
             "constant",
@@ -133,6 +141,45 @@ def find_odd_statistics(case: Case) -> None:
         )
 
 
+def find_odd_expression(case: Case) -> None:
+    """Find metric math that no number of errors makes breach."""
+    assert case.boundary is not None
+    name = case.metric["MetricName"]
+    for step in case.steps or (Step(1.0, 0.0),):
+        number = max(1, round(expected_samples(case, step).count))
+        found = case.boundary(number)
+        if found is None or found != (True, number + 1):
+            return
+    case.find(
+        "never-fires",
+        Severity.ERROR,
+        f"No number of errors makes the expression of {case.alarm.name} breach {case.rule.threshold:g}.",
+        f"Tried with none to all requests of a period failing: {name} is 0 or 1 per request, so a rate is at "
+        "most 1, in percent at most 100.",
+        "Write the threshold in the unit of the expression: 0.01 is 1 % of errors / requests.",
+        call=True,
+    )
+
+
+def find_refused_before(case: Case) -> None:
+    """Find alarms that are in ALARM until the new fleet has requests, which it never gets."""
+    config = next(
+        (one["Value"] for one in case.metric["Dimensions"] if one["Name"] == "EndpointConfigName"), None
+    )
+    if config in (None, case.traffic.config) or case.rule.treat_missing != "breaching":
+        return
+    case.find(
+        "refused-before",
+        Severity.ERROR,
+        f"{case.alarm.name} is in ALARM before the new fleet has its first request.",
+        f"{config} has no datapoint before the update, and TreatMissingData is breaching. An update whose "
+        "alarm is in ALARM is refused.",
+        "Set TreatMissingData to notBreaching; to notice silence, watch Invocations of the whole variant, "
+        "without EndpointConfigName.",
+        call=True,
+    )
+
+
 def _beyond_flags(rule: AlarmRule, statistic: str) -> bool:
     if statistic == "Sum":
         return False
@@ -150,7 +197,8 @@ def find_silence(case: Case) -> None:
             Severity.ERROR,
             f"{case.alarm.name} does not see that requests stop.",
             f"A period without requests has no datapoint, and TreatMissingData is {rule.treat_missing}.",
-            "Set TreatMissingData to breaching.",
+            "Set TreatMissingData to breaching"
+            + (", and leave EndpointConfigName out." if case.sees_new_fleet_only else "."),
         )
         return
     if case.metric["Namespace"] != ENDPOINT_NAMESPACE:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from understudy.core.alarm_evaluation import AlarmRule
 from understudy.core.metrics import Summary, value_of
-from understudy.core.statistics import parse_statistic
+from understudy.core.statistics import Statistic, cut, parse_statistic
 
 LONGEST_CHAIN = 7  # periods whose every history is followed; beyond it windows are taken as independent
 
@@ -43,6 +43,7 @@ class Samples:
         exceed: Probability that one sample is greater than a number; of 0/1 metrics at 0: the rate.
         mean, deviation: Of one sample.
         is_flag: A sample is 0 or 1.
+        trimmed: Mean and deviation of one sample of a trimmed or winsorized mean, as if none were cut away.
     """
 
     count: float
@@ -50,6 +51,11 @@ class Samples:
     mean: float
     deviation: float
     is_flag: bool = False
+    trimmed: Callable[[Statistic], tuple[float, float] | None] | None = None
+
+
+BoundaryOf = Callable[[int], tuple[bool, int] | None]
+"""See :mod:`understudy.core.guardrail_math`."""
 
 
 # --- kinds of samples ----------------------------------------------------------------------------------
@@ -76,7 +82,28 @@ def measured(count: float, summary: Summary, factor: float = 1.0) -> Samples:
     def exceed(threshold: float) -> float:
         return sum(held for value, held in pairs if value * factor > threshold) / total
 
-    return Samples(count, exceed, mean * factor, math.sqrt(variance) * factor)
+    def trimmed(wanted: Statistic) -> tuple[float, float] | None:
+        inside, below, above = cut(wanted, [(value * factor, held) for value, held in pairs])
+        if not inside:
+            return None
+        clamped = [*inside, (inside[0][0], below), (inside[-1][0], above)]
+        if wanted.kind == "WM":  # what lies outside counts as the bound it lies beyond
+            return _moments(clamped)
+        middle, deviation = _moments(inside)
+        kept = sum(held for _, held in inside) / total
+        if not wanted.ranked:
+            return middle, deviation / math.sqrt(kept)
+        # Where samples decide the bounds, too, the winsorized deviation tells (Tukey and McLaughlin, 1963).
+        return middle, _moments(clamped)[1] / kept
+
+    return Samples(count, exceed, mean * factor, math.sqrt(variance) * factor, trimmed=trimmed)
+
+
+def _moments(samples: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return mean and deviation of (value, how often)."""
+    total = sum(held for _, held in samples)
+    mean = sum(held * value for value, held in samples) / total
+    return mean, math.sqrt(sum(held * (value - mean) ** 2 for value, held in samples) / total)
 
 
 def mixed(old: Samples, new: Samples) -> Samples:
@@ -99,19 +126,36 @@ def mixed(old: Samples, new: Samples) -> Samples:
 # --- one period ----------------------------------------------------------------------------------------
 
 
-def breach_probability(rule: AlarmRule, statistic: str, samples: Samples) -> float | None:
+def breach_probability(
+    rule: AlarmRule, statistic: str, samples: Samples, boundary: BoundaryOf | None = None
+) -> float | None:
     """Return how likely one period breaches; missing periods count as TreatMissingData says.
 
+    Args:
+        boundary: Of metric math on 0/1 samples: which numbers of errors breach; instead of the statistic.
     Returns:
-        None for a statistic that is not judged (trimmed means and their kin).
+        None for a statistic that is not judged (trimmed counts and their kin).
     """
     if samples.count <= 0.0:
         return 1.0 if rule.treat_missing == "breaching" else 0.0
-    present = _present_breach(rule, statistic, samples)
+    if boundary is None:
+        present = _present_breach(rule, statistic, samples)
+    else:
+        present = _bounded_breach(boundary, samples)
     if present is None:
         return None
     empty = math.exp(-samples.count)  # requests come as they come: Poisson
     return (1 - empty) * present + (empty if rule.treat_missing == "breaching" else 0.0)
+
+
+def _bounded_breach(boundary: BoundaryOf, samples: Samples) -> float | None:
+    number = max(1, round(samples.count))
+    found = boundary(number)
+    if found is None:
+        return None
+    many_breach, first = found
+    above = tail(number, samples.mean, first)
+    return above if many_breach else 1.0 - above
 
 
 def _present_breach(rule: AlarmRule, statistic: str, samples: Samples) -> float | None:
@@ -129,6 +173,12 @@ def _present_breach(rule: AlarmRule, statistic: str, samples: Samples) -> float 
     if kind.kind == "Sum":
         spread = math.sqrt(samples.count * (samples.deviation**2 + samples.mean**2))
         return _normal_breach(greater, threshold, samples.count * samples.mean, spread)
+    if kind.kind in ("TM", "WM") and samples.trimmed is not None:
+        found = samples.trimmed(kind)
+        if found is None:
+            return None
+        mean, deviation = found
+        return _normal_breach(greater, threshold, mean, deviation / math.sqrt(number))
     if kind.kind == "SampleCount":
         return _normal_breach(greater, threshold, samples.count, math.sqrt(samples.count))
     share = {"Maximum": 1.0, "Minimum": 0.0}.get(kind.kind)

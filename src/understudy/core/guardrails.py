@@ -11,7 +11,7 @@ every request to fail; "Auto-Rollback Configuration and Monitoring", Amazon Sage
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from understudy.core.alarm_data import metrics_of, rule_of
@@ -23,12 +23,15 @@ from understudy.core.guardrail_checks import (
     find_dilution,
     find_few_samples,
     find_noise,
+    find_odd_expression,
     find_odd_statistics,
+    find_refused_before,
     find_silence,
     find_weakness,
     is_broken,
     window_findings,
 )
+from understudy.core.guardrail_math import boundary_of, rate_metric_of
 from understudy.core.guardrail_metrics import FLAGS, LATENCIES, check_metric
 from understudy.core.guardrail_odds import Step
 from understudy.core.guardrail_traffic import EndpointTraffic, Finding, Severity
@@ -167,24 +170,33 @@ def _metric_report(
         broken = broken or bool(found)
     findings += window_findings(alarm, rule, steps)
     report = AlarmReport(alarm.name, alarm.state.value, tuple(findings))
-    if "MetricName" not in alarm.request:
-        told = Finding(
-            "not-judged",
-            Severity.INFO,
-            alarm.name,
-            "Metric math is not judged by numbers.",
-            "How often the expression breaches can't be computed from rates alone.",
-            "Guard with alarms on single metrics as well.",
-        )
-        return AlarmReport(alarm.name, alarm.state.value, (*report.findings, told))
-    (metric,) = metrics_of(alarm.request)
-    variant = variant_of(metric, traffic)
+    plain = "MetricName" in alarm.request
+    rated = metrics_of(alarm.request)[0] if plain else rate_metric_of(alarm.request)
+    variant = None if rated is None else variant_of(rated, traffic)
+    if rated is None:
+        return replace(report, findings=(*report.findings, _not_judged(alarm.name)))
     if broken or variant is None:
         return report
-    case = Case(alarm, rule, metric, traffic, steps, variant, findings)
-    find_odd_statistics(case)
+    case = Case(alarm, rule, rated, traffic, steps, variant, findings)
+    find_refused_before(case)
+    if plain:
+        find_odd_statistics(case)
+    else:
+        case.boundary = boundary_of(alarm.request)
+        find_odd_expression(case)
     find_silence(case)
     return _odds_report(case)
+
+
+def _not_judged(alarm: str) -> Finding:
+    return Finding(
+        "not-judged",
+        Severity.INFO,
+        alarm,
+        "This statistic or expression is not judged by numbers.",
+        "How often it breaches can't be computed from rates and single latencies.",
+        "Guard with alarms on single metrics as well.",
+    )
 
 
 def _odds_report(case: Case) -> AlarmReport:
@@ -213,6 +225,7 @@ def _odds_report(case: Case) -> AlarmReport:
         return report()
     false = fires(case, steps, None)
     if false is None:
+        case.findings.append(_not_judged(case.alarm.name))
         return report()
     if false >= NOISY and not is_broken(case):
         find_noise(case, false)

@@ -88,6 +88,7 @@ _TOKEN = re.compile(
 _SPELLINGS = {"&&": "AND", "||": "OR"}
 _LEVELS = ({"OR"}, {"AND"}, {"==", "!=", "<", "<=", ">", ">="}, {"+", "-"}, {"*", "/"})  # loosest first
 _KEYWORDS = {"REPEAT", "LINEAR"}
+_QUERY = re.compile(r"\s*SELECT\s", re.IGNORECASE)
 _ID = re.compile(r"[a-z][a-zA-Z0-9_]*", re.ASCII)
 
 
@@ -205,6 +206,8 @@ def parse_expression(text: str) -> Node:
     >>> parse_expression("m1 / 2")
     Chain(first=Name(name='m1'), rest=(('/', Number(value=2.0)),))
     """
+    if _QUERY.match(text):
+        raise MathError("Metrics Insights queries (SELECT) are not supported by Understudy")
     node = _Parser(text).parse()
     _refuse_unknown(node)
     return node
@@ -213,6 +216,11 @@ def parse_expression(text: str) -> Node:
 def references(node: Node) -> set[str]:
     """Name the Ids an expression reads, METRICS() aside."""
     return {found.name for found in _walk(node) if isinstance(found, Name) and found.name not in _KEYWORDS}
+
+
+def functions_of(node: Node) -> set[str]:
+    """Name the functions an expression calls."""
+    return {found.function for found in _walk(node) if isinstance(found, Call)}
 
 
 def _walk(node: Node) -> Iterator[Node]:

@@ -543,6 +543,8 @@ class InstanceSpec:
         vcpus: Of the instance type: threads per model.
         memory_bytes: Of the instance type.
         cpu_percent: The most that its processes may use together, 100 is one processor; 0: no ceiling.
+        patient: Others answer until it is ready: starting it must not slow them down.  A patient shadow, one
+            that is only replaced, may take its time.
     """
 
     instance_id: str
@@ -558,6 +560,7 @@ class InstanceSpec:
     download_timeout_s: int
     shadow: bool = False
     cpu_percent: int = 0
+    patient: bool = False
 
 
 @dataclass(frozen=True)
@@ -569,6 +572,8 @@ class InstanceState:
         address: Where routers reach it, once READY (see InstanceRoute.address).
         detail: One short phrase of progress (``building environment xgboost 1.7.6``).
         images: Per container: specified image, resolved image text, epoch seconds of resolution.
+        artifacts: Per container: SHA-256 of its model data ("" without any), and the name and version that
+            the artifact gives itself ("" where it gives none).
         cpu_percent: 0 to 100 x vCPUs; memory and disk 0 to 100 of the instance type; None if unknown.
     """
 
@@ -579,6 +584,7 @@ class InstanceState:
     detail: str = ""
     pid: int | None = None
     images: tuple[tuple[str, str, float], ...] = ()
+    artifacts: tuple[tuple[str, str, str], ...] = ()
     cpu_percent: float | None = None
     memory_percent: float | None = None
     disk_percent: float | None = None

@@ -14,6 +14,7 @@ Source: "CloudWatch statistics definitions", Amazon CloudWatch User Guide.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -109,12 +110,21 @@ def statistic(summary: Summary, name: str) -> float | None:
         return None
     if wanted.kind == "p" and wanted.high is not None:
         return _percentile(summary, wanted.high)
-    samples = _samples(summary)
-    if wanted.ranked:
-        inside, below, above = _cut_by_rank(samples, wanted.low, wanted.high)
-    else:
-        inside, below, above = _cut_by_value(samples, wanted.low, wanted.high)
+    inside, below, above = cut(wanted, _samples(summary))
     return _trimmed(wanted, summary, inside, below, above)
+
+
+def cut(wanted: Statistic, samples: _Samples) -> tuple[_Samples, float, float]:
+    """Keep the samples (value, how often) within a statistic's bounds.
+
+    Args:
+        samples: In rising order.
+    Returns:
+        What is kept, and how many lie below and above.
+    """
+    if wanted.ranked:
+        return _cut_by_rank(samples, wanted.low, wanted.high)
+    return _cut_by_value(samples, wanted.low, wanted.high)
 
 
 def _plain(summary: Summary, kind: str) -> float | None:
@@ -131,38 +141,30 @@ def _plain(summary: Summary, kind: str) -> float | None:
     }[kind]
 
 
-def _ordered(summary: Summary) -> list[tuple[int, float]]:
-    return sorted(pair for pair in summary.buckets.items() if pair[1] > 0.0)
-
-
-def _value_at(summary: Summary, ordered: list[tuple[int, float]], at: int) -> float:
+def _value_at(summary: Summary, at: int) -> float:
     """Return the value of the bucket at a place; the extremes are exact where they stand alone."""
-    bucket, count = ordered[at]
+    buckets, below = summary.ranks
+    count = below[at] - (below[at - 1] if at else 0.0)
     if at == 0 and count <= 1.0:
         return summary.minimum
-    if at == len(ordered) - 1 and count <= 1.0:
+    if at == len(buckets) - 1 and count <= 1.0:
         return summary.maximum
-    return min(max(value_of(bucket), summary.minimum), summary.maximum)
+    return min(max(value_of(buckets[at]), summary.minimum), summary.maximum)
 
 
 def _samples(summary: Summary) -> _Samples:
     """List (value, how often) in rising order."""
-    ordered = _ordered(summary)
-    return [(_value_at(summary, ordered, at), count) for at, (_, count) in enumerate(ordered)]
+    return [(_value_at(summary, at), summary.buckets[bucket]) for at, bucket in enumerate(summary.ranks[0])]
 
 
 def _percentile(summary: Summary, percent: float) -> float:
     """Return the smallest value with at least ``percent`` of the samples at or below it."""
     if percent == 0.0 or percent == 100.0:
         return summary.maximum if percent else summary.minimum
-    ordered = _ordered(summary)
+    buckets, below = summary.ranks
     wanted = percent / 100.0 * summary.count * (1 - 1e-12)  # 0.07 * 100 is 7.000000000000001
-    seen = 0.0
-    for at, (_, count) in enumerate(ordered):
-        seen += count
-        if seen >= wanted:
-            return _value_at(summary, ordered, at)
-    return summary.maximum
+    at = bisect_left(below, wanted)
+    return _value_at(summary, at) if at < len(buckets) else summary.maximum
 
 
 def _cut_by_rank(samples: _Samples, low: float | None, high: float | None) -> tuple[_Samples, float, float]:

@@ -44,6 +44,7 @@ class Call:
         due_ns: When its model has taken too long.
         retried: It was handed to a second instance.
         streaming: A part of the answer has been passed on.
+        waits: Its stream waits for its caller to read: the model is not to blame.
         event: What is to be captured; None where the endpoint captures nothing.
     """
 
@@ -60,6 +61,7 @@ class Call:
         "started_ns",
         "streaming",
         "variant",
+        "waits",
     )
 
     def __init__(
@@ -80,6 +82,7 @@ class Call:
         self.due_ns = handed_ns + variant.timeout_ns
         self.retried = False
         self.streaming = False
+        self.waits = False
         self.request_id = 0
         self.link: InstanceLink | None = None
         self.event: Event | None = None

@@ -8,7 +8,10 @@ All deadlines are counted in the router's one-second sweeps; no timer is made pe
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
+import sys
+import termios
 import time
 from enum import IntEnum
 from typing import TYPE_CHECKING, cast
@@ -28,9 +31,10 @@ if TYPE_CHECKING:
     from understudy.dataplane.calls import Call
     from understudy.dataplane.router import Router
 
-MAX_CONNECTIONS = 8192
+MAX_TURNED_AWAY = 32  # of those above the most, how many at a time may take their time to go
 READ_AHEAD_BYTES = 64 * 1024
 WRITE_HIGH_BYTES = 1024 * 1024
+WRITE_LOW_BYTES = 768 * 1024  # near it, so that a slow reader's stream goes on before its worker gives it up
 MAX_RESERVED_BYTES = 1024 * 1024 * 1024
 MAX_DRAINED_BYTES = 256 * 1024 * 1024
 MAX_STREAM_BACKLOG_BYTES = 8 * 1024 * 1024
@@ -138,11 +142,14 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         stream = cast("asyncio.Transport", transport)  # uvloop's are no subclasses
         self._transport = stream
-        stream.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+        stream.set_write_buffer_limits(high=WRITE_HIGH_BYTES, low=WRITE_LOW_BYTES)
         connections = self._router.connections
         connections.add(self)
-        if len(connections) > MAX_CONNECTIONS:
+        room = self._router.max_connections - len(connections)
+        if room < 0:
             self._end_with(ServiceUnavailable("Too many connections. Try again."))
+            if room < -MAX_TURNED_AWAY:
+                stream.close()  # without waiting until it has read why
 
     def data_received(self, data: bytes) -> None:
         if self._state == 0 and not self._buffer and not self._writing_paused:
@@ -268,8 +275,6 @@ class ClientConnection(asyncio.Protocol):
                 self._raw = raw
             else:
                 self._remember(raw, head, None)
-        if head.length > len(self._buffer) and not self._reserve(head.length):
-            return True
         self._state = _BODY
         return True
 
@@ -294,11 +299,12 @@ class ClientConnection(asyncio.Protocol):
                 return False
         else:
             if len(data) < self._missing:
-                if data:
-                    self._body.append(data)
-                    self._missing -= len(data)
-                    self._buffer = b""
-                return False
+                if not data:
+                    return False
+                self._body.append(data)
+                self._missing -= len(data)
+                self._buffer = b""
+                return not self._reserve(len(data))
             self._body.append(data[: self._missing])
             self._buffer = data[self._missing :]
         self._release()
@@ -447,9 +453,9 @@ class ClientConnection(asyncio.Protocol):
         if (
             self._writing_paused
             and self.call is not None
-            and transport.get_write_buffer_size() > MAX_STREAM_BACKLOG_BYTES
+            and transport.get_write_buffer_size() - len(data) > MAX_STREAM_BACKLOG_BYTES
         ):
-            self.abort()  # a stream's reader that has fallen behind for good
+            self.abort()  # its worker does not wait for a stream's slow reader
 
     def finish(self, data: bytes, body: bytes = b"") -> None:
         """Write the (end of the) answer and go on to what came next."""
@@ -547,11 +553,18 @@ class ClientConnection(asyncio.Protocol):
         self._writing_paused = True
         self._ticks = 0  # counts what stood still before
         self._seen_unsent = 0
+        if self._transport is not None:
+            self._router.note_unread(self, self._transport.get_write_buffer_size())
+        if self.call is not None:
+            self._router.reader_behind(self.call, True)
         if self._exchange is not None:
             self._exchange.pause_answer()
 
     def resume_writing(self) -> None:
         self._writing_paused = False
+        self._router.note_unread(self, 0)
+        if self.call is not None:
+            self._router.reader_behind(self.call, False)
         if self._exchange is not None:
             self._exchange.resume_answer()
         if self._state == _HEAD:
@@ -568,6 +581,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._router.connections.discard(self)
+        self._router.note_unread(self, 0)
         self._release()
         self._body = []
         self._buffer = b""
@@ -591,9 +605,10 @@ class ClientConnection(asyncio.Protocol):
         if transport is None:
             return
         if self._writing_paused:
-            unsent = transport.get_write_buffer_size()
+            unsent = transport.get_write_buffer_size() + _queued_by_kernel(transport)
             self._ticks = self._ticks + 1 if unsent >= self._seen_unsent else 0
             self._seen_unsent = unsent
+            self._router.note_unread(self, unsent)
             if self._ticks >= STALLED_READER:
                 self.abort()
             return
@@ -639,6 +654,23 @@ class ClientConnection(asyncio.Protocol):
         """End the connection unless a request is under way on it."""
         if self._transport is not None and (self.is_idle or self._state == _DRAIN):
             self._transport.close()
+
+
+def _queued_by_kernel(transport: asyncio.Transport) -> int:
+    """Return what the caller has not acknowledged of what was handed to the system.
+
+    Its buffer takes megabytes and asks for more only once a third of it is free: what still waits here may
+    stand still for long while a slow caller reads all the time.
+    """
+    sock = transport.get_extra_info("socket")
+    if sock is None:
+        return 0
+    answer = bytearray(4)
+    try:
+        fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, answer)
+    except OSError:
+        return 0  # it has just been closed
+    return int.from_bytes(answer, sys.byteorder)
 
 
 def _sha256(body: bytes) -> str:

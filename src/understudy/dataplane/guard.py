@@ -22,7 +22,7 @@ MAX_HEAD_BYTES = 16 * 1024
 MAX_FIELDS = 100
 CHUNKED = -1
 
-_REQUEST_LINE = re.compile(rb"([A-Z]{1,20}) (/[!-~]*|\*) HTTP/1\.([01])\r\n")
+_REQUEST_LINE = re.compile(rb"([A-Z]{1,20}) (/[!\x22$-~]*|\*) HTTP/1\.([01])\r\n")
 _FIELDS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\r\n)*\r\n")
 _FIELD = re.compile(rb"([^:\r\n]+):([^\r\n]*)\r\n")
 _BARE = re.compile(rb"(?<!\r)\n|\r(?=[^\n])|\0")

@@ -300,6 +300,18 @@ class InstanceLink(asyncio.Protocol):
                 self._transport.write(wire.encode_cancel(request_id))
         self.end_if_retired()
 
+    def pause(self, call: Call) -> None:
+        """Have the worker wait with the rest of a stream: its caller reads more slowly than it comes."""
+        if call.request_id in self.pending and self._transport is not None:
+            self._transport.write(wire.encode_pause(call.request_id))
+
+    def resume(self, call: Call) -> None:
+        """Have the worker go on with a stream, whose time limit begins anew."""
+        request_id = call.request_id
+        if self.pending.pop(request_id, None) is not None and self._transport is not None:
+            self.pending[request_id] = call  # at the end: the oldest due comes first
+            self._transport.write(wire.encode_resume(request_id))
+
     def end_if_retired(self) -> None:
         """Close a link that no table names once it has no calls left."""
         if self.retired and not self.pending and self.state != LinkState.CLOSED:

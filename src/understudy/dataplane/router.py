@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MAX_CONNECTIONS = 8192
+MAX_UNREAD_BYTES = 512 * 1024 * 1024  # of answers whose callers are behind
+
 
 class Router:
     """What the connections of one router process share.
@@ -52,7 +55,8 @@ class Router:
         heads: Unsigned invoke heads already read, by their bytes: a keep-alive client repeats itself.
         familiar: The same for SDKs' heads, signed ones too, by what :func:`familiar.cut` leaves of them.
         stopping: Answers carry ``Connection: close``.
-        reserved_bytes: Announced bodies that are still coming in.
+        max_connections: Further ones are answered 503.
+        reserved_bytes: Of bodies that are still coming in.
     """
 
     def __init__(
@@ -83,7 +87,10 @@ class Router:
         self.familiar: dict[bytes, Familiar] = {}
         self.connections: set[ClientConnection] = set()
         self.stopping = False
+        self.max_connections = MAX_CONNECTIONS
         self.reserved_bytes = 0
+        self._unread: dict[ClientConnection, int] = {}  # who is behind, for the longest time first
+        self._unread_bytes = 0
         self._draw = draw
         self._on_suspect = on_suspect
         self._deaths = DeadlyBodies()
@@ -213,6 +220,37 @@ class Router:
             call.link.forget(call)
         if call.event is not None:
             call.event.drop()
+
+    def note_unread(self, connection: ClientConnection, size_bytes: int) -> None:
+        """Note how much of its answers a slow caller has not read yet; 0: it has caught up, or is gone.
+
+        Where all of them together would take too much memory, those who are behind for the longest time
+        are cut off: the others' answers, and the requests that come, have done nothing to deserve it.
+        """
+        unread = self._unread
+        self._unread_bytes += size_bytes - unread.get(connection, 0)
+        if size_bytes:
+            unread[connection] = size_bytes
+        else:
+            unread.pop(connection, None)
+        while self._unread_bytes > MAX_UNREAD_BYTES and len(unread) > 1:
+            slowest = next(iter(unread))
+            self._unread_bytes -= unread.pop(slowest)
+            slowest.abort()
+
+    def reader_behind(self, call: Call, behind: bool) -> None:
+        """Have a stream wait while its caller is behind, at the model itself: nothing piles up on the way.
+
+        Args:
+            behind: False when the caller has caught up.
+        """
+        if call.streaming and call.link is not None and call.waits != behind:
+            call.waits = behind
+            if behind:
+                call.link.pause(call)
+            else:
+                call.due_ns = time.monotonic_ns() + call.variant.timeout_ns
+                call.link.resume(call)
 
     # --- answers out (Desk) ------------------------------------------------------------------------
 
@@ -498,6 +536,8 @@ class Router:
         for link in self.board.all_links():
             overdue = []
             for call in link.pending.values():
+                if call.waits:
+                    continue
                 if call.due_ns > now_ns:
                     break
                 overdue.append(call)

@@ -33,8 +33,8 @@ class Breaker:
     """Keeps copies from a shadow that does not answer.
 
     It opens after ``FAILURES_TO_OPEN`` copies in a row were lost or timed out, or when the shadow's queue has
-    been full for ``FULL_TO_OPEN_NS`` without one answer; then one copy each ``OPEN_NS`` tries it.  Any answer
-    closes it.
+    been full for ``FULL_TO_OPEN_NS`` without one answer; then one copy each ``OPEN_NS`` tries it, and one
+    each new set of instances: one that crashes at every copy gets one per life.  Any answer closes it.
 
     Attributes:
         is_open: No copies but the one that tries.
@@ -57,6 +57,10 @@ class Breaker:
             return False
         self._retry_ns = now_ns + OPEN_NS
         return True
+
+    def renewed(self) -> None:
+        """Note that the shadow has other instances than before: the next copy may try them at once."""
+        self._retry_ns = 0
 
     def answered(self) -> None:
         """Note an answer, be it an error."""

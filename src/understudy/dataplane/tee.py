@@ -36,6 +36,8 @@ MAX_OUTSTANDING_BYTES = 16 * 1024 * 1024
 MAX_ALL_BYTES = 16 * 1024 * 1024  # of all shadows of a router together
 RETIRED_GRACE_NS = 5_000_000_000
 
+_Sick = tuple[str, str, str]  # endpoint, variant and configuration
+
 
 class Shadow(Variant):
     """One shadow of an endpoint.
@@ -177,7 +179,7 @@ class Tee:
         self._loop = loop
         self._draw = draw
         self._max_body_bytes = max_body_bytes
-        self._breakers: dict[tuple[str, ...], Breaker] = {}
+        self._breakers: dict[_Sick, tuple[Breaker, tuple[str, ...]]] = {}
         self._taken: list[tuple[list[Shadow], Call]] = []
         self._unanswered_bytes = 0
 
@@ -207,18 +209,23 @@ class Tee:
         return Branch(self, capture, shadows, echoes)
 
     def _breaker(self, endpoint: str, route: ShadowRoute) -> Breaker:
-        """Find the breaker of the same instances in the table before; other instances get a new chance."""
-        key = (endpoint, route.name, *(one.instance_id for one in route.instances))
-        breaker = self._breakers.get(key)
-        if breaker is None:
-            breaker = self._breakers[key] = Breaker(f"shadow {route.name} of endpoint {endpoint}")
+        """Find the breaker of the same shadow in the table before; new instances are tried at once."""
+        key = (endpoint, route.name, route.config_name)
+        instances = tuple(one.instance_id for one in route.instances)
+        breaker, before = self._breakers.get(key) or (
+            Breaker(f"shadow {route.name} of endpoint {endpoint}"),
+            (),
+        )
+        if not set(instances) <= set(before):
+            breaker.renewed()
+        self._breakers[key] = breaker, instances or before
         return breaker
 
     def keep_only(self, routes: list[EndpointRoute]) -> None:
         """Forget the breakers of shadows that no table names any more."""
         if self._breakers:
             keys = {
-                (route.name, shadow.name, *(one.instance_id for one in shadow.instances))
+                (route.name, shadow.name, shadow.config_name)
                 for route in routes
                 for shadow in (*route.shadows, *noise_routes(route).values())
             }

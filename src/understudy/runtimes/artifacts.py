@@ -29,11 +29,14 @@ from urllib.parse import unquote, urlsplit
 
 from understudy.core.errors import ApiError
 from understudy.core.ports import Objects
+from understudy.runtimes.back_seats import take_back_seat
 from understudy.runtimes.failures import PreparationFailed
 
 _UNPACKER = Path(__file__).with_name("unpack.py")
 _CHUNK_BYTES = 1 << 20
 _DIGEST = re.compile("[0-9a-f]{64}")
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:/@-]{0,62}")
+_VERSION_BYTES = 1024
 _VERIFY_BYTES = 256 * 1024**2  # contents are re-read up to here per start, sizes always
 
 Check = Callable[[], None]  # raises when nobody wants the result any more
@@ -65,6 +68,25 @@ class Artifact:
 
     path: Path
     digest: str
+
+
+def said_of(model_dir: Path) -> tuple[str, str]:
+    """Read the name and version that an artifact gives itself: ``[NAME] VERSION`` in its file ``VERSION``.
+
+    The file is at the top or in ``code/``; what is no such line says nothing.
+
+    Returns:
+        Each "" where it is not given.
+    """
+    for path in (model_dir / "VERSION", model_dir / "code" / "VERSION"):
+        if not path.is_file():
+            continue
+        with path.open("rb") as file:
+            lines = file.read(_VERSION_BYTES).decode("utf-8", "replace").splitlines()
+        words = lines[0].split() if lines else []
+        if 1 <= len(words) <= 2 and all(_WORD.fullmatch(word) for word in words):
+            return (words[0] if len(words) == 2 else "", words[-1])
+    return "", ""
 
 
 class Artifacts:
@@ -367,7 +389,9 @@ class Artifacts:
                 stderr=subprocess.DEVNULL,
                 cwd=tree,
                 env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONUTF8": "1"},
+                start_new_session=True,
             )
+        take_back_seat(child.pid, for_good=True)
         try:
             while True:
                 try:

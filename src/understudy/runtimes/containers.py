@@ -37,6 +37,7 @@ class Prepared:
     environment: Environment
     model_dir: Path
     code_dir: Path | None
+    digest: str = ""
 
     def command(self) -> list[str] | None:
         """Name the program that serves ``/ping`` and ``/invocations`` itself, if the container has one.
@@ -133,18 +134,18 @@ class ContainerPreparation:
         """
         image = self._images.find(container.image)  # the cheapest refusal first
         if container.model_data_url is None:
-            model_dir = self._artifacts.empty().path
+            model_dir, digest = self._artifacts.empty().path, ""
         else:
             progress("fetching model data")
             fetched = self._artifacts.fetch(
                 container.model_data_url, compressed=container.compressed, timeout_s=timeout_s, check=check
             )
-            model_dir = fetched.path
+            model_dir, digest = fetched.path, fetched.digest
         check()
         code_dir = self._code_dir(container, model_dir, timeout_s, check)
         environment = self._environments.resolve(image, _requirements(code_dir), progress)
         check()
-        return Prepared(container, image, environment, model_dir, code_dir)
+        return Prepared(container, image, environment, model_dir, code_dir, digest)
 
     def close(self) -> None:
         """End builds under way."""

@@ -1,8 +1,10 @@
-"""Control groups that bound what the processes of one worker use of the processors.
+"""Control groups: what the processes of one worker may use of the processors, and when.
 
-Owns :class:`CpuGroups`: finds out whether this server may make groups (version 1's ``cpu.cfs_quota_us`` or
-version 2's ``cpu.max``), makes one per worker and removes it.  Refuses nothing: where groups can't be made
-it says so, and :mod:`understudy.runtimes.ceilings` does without.
+Owns :class:`CpuGroups`: finds out whether this server may make groups (version 1 or 2), makes one per
+shadow's worker and removes it.  A group has little weight, a ceiling (``cpu.cfs_quota_us``, ``cpu.max``)
+where one is asked for, and can be made idle (``cpu.idle``): then whoever else wakes up has the processor at
+once, while against a low weight alone it would wait for the end of a slice.  Refuses nothing:
+where groups can't be made it says so; priorities and :mod:`understudy.runtimes.ceilings` do without.
 
 Source: the kernel's admin-guide/cgroup-v2.rst and scheduler/sched-bwc.rst; proc_pid_mountinfo(5).
 """
@@ -17,6 +19,8 @@ from pathlib import Path
 
 PERIOD_US = 50_000  # half the kernel's default: pauses are shorter, the share is the same
 LEAST_QUOTA_US = 1000  # the kernel takes no less
+SHARES = 15  # of 1024: the weight of nice 19, with which a little work gets done on a busy machine
+_PREFIX = "understudy-"  # then the id of the process that made it, and its name
 _PROC = Path("/proc/self")
 _log = logging.getLogger(__name__)
 
@@ -42,18 +46,20 @@ class CpuGroups:
 
     def __init__(self, process: Path = _PROC) -> None:
         self._parents = _parents(process)
+        for parent in self._parents:
+            _remove_stale(parent.directory)
 
-    def make(self, name: str, percent: int) -> str | None:
+    def make(self, name: str, percent: int = 0) -> str | None:
         """Make an empty group.
 
         Args:
             name: Unique for ever.
-            percent: Of one processor.
+            percent: Of one processor; 0: no ceiling.
         Returns:
             Its folder; None where this server can't make one.
         """
         for parent in self._parents:
-            folder = parent.directory / f"understudy-{name}"
+            folder = parent.directory / f"{_PREFIX}{os.getpid()}-{name}"
             try:
                 folder.mkdir()
             except OSError as error:
@@ -61,8 +67,9 @@ class CpuGroups:
                 continue
             try:
                 _limit(folder, parent, percent)
+                _weigh(folder)
             except OSError as error:
-                _log.debug("control group %s can't be limited: %s", folder, error)
+                _log.debug("control group %s can't be used: %s", folder, error)
                 remove_group(str(folder))
                 continue
             return str(folder)
@@ -90,19 +97,50 @@ def remove_group(folder: str) -> bool:
     return True
 
 
+def set_idle(folder: str, idle: bool) -> bool:
+    """Let a group run only while nobody else wants the processor, or with its weight again.
+
+    Returns:
+        False where the kernel can't (before Linux 5.15).
+    """
+    try:
+        (Path(folder) / "cpu.idle").write_text(str(int(idle)))
+        if not idle:
+            _weigh(Path(folder))  # the kernel has forgotten it
+    except OSError as error:
+        _log.debug("control group %s can't be idle: %s", folder, error)
+        return False
+    return True
+
+
 def _limit(folder: Path, parent: Parent, percent: int) -> None:
+    if parent.version == 2 and not (folder / "cpu.max").exists():
+        (parent.directory / "cgroup.subtree_control").write_text("+cpu")
+    if not percent:
+        return
     quota_us = max(LEAST_QUOTA_US, percent * PERIOD_US // 100)
     if parent.version == 1:
         (folder / "cpu.cfs_period_us").write_text(str(PERIOD_US))
         (folder / "cpu.cfs_quota_us").write_text(str(quota_us))
-        # In a group of its own neither nice value nor autogroup counts against others: its weight does.
-        (folder / "cpu.shares").write_text("2")
-        return
-    if not (folder / "cpu.max").exists():
-        (parent.directory / "cgroup.subtree_control").write_text("+cpu")
-    (folder / "cpu.max").write_text(f"{quota_us} {PERIOD_US}")
-    with suppress(OSError):
-        (folder / "cpu.weight").write_text("1")
+    else:
+        (folder / "cpu.max").write_text(f"{quota_us} {PERIOD_US}")
+
+
+def _weigh(folder: Path) -> None:
+    """Weigh a group against others: within one, neither nice value nor autogroup counts against them."""
+    if (folder.parent / "cgroup.subtree_control").exists():  # version 2
+        (folder / "cpu.weight").write_text(str(max(1, SHARES * 100 // 1024)))
+    else:
+        (folder / "cpu.shares").write_text(str(SHARES))
+
+
+def _remove_stale(parent: Path) -> None:
+    """Remove the groups that killed servers left; one with processes in it can't be removed."""
+    for folder in parent.glob(f"{_PREFIX}*-*"):
+        maker = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if not (_PROC.parent / maker).exists():
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def _parents(process: Path) -> list[Parent]:

@@ -28,6 +28,7 @@ from pathlib import Path
 
 import uv
 
+from understudy.runtimes.back_seats import take_back_seat
 from understudy.runtimes.failures import Cancelled, PreparationFailed
 from understudy.runtimes.images import Image, requirement_name
 
@@ -295,7 +296,9 @@ class Environments:
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
+                start_new_session=True,
             )
+            take_back_seat(child.pid, for_good=True)
             self._children.add(child)
         lines: deque[str] = deque(maxlen=2000)
         try:

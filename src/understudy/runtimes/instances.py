@@ -34,12 +34,14 @@ class Facts:
     shadow: bool
     marker: str
     images: list[tuple[str, str, float]] = field(default_factory=list)
+    artifacts: list[tuple[str, str, str]] = field(default_factory=list)
     pid: int = 0
     start_ticks: int = 0
     spawned_monotonic_s: float = 0.0  # CLOCK_MONOTONIC is the machine's: good across processes of one boot
     failed: str = ""
     cpu_percent: int = 0  # ceiling; 0: none
     cpu_group: str = ""  # control group that holds the ceiling
+    back_seat: bool = False  # it yields the processor until it is ready
     server: int = 0  # inode of the lifeline pipe: names one life of the whole server
 
     @property
@@ -55,7 +57,11 @@ class Facts:
 
 @dataclass
 class Instance:
-    """One instance in this process; guarded by the runtime's lock."""
+    """One instance in this process; guarded by the runtime's lock.
+
+    Attributes:
+        idle: Its control group runs only while nobody else wants the processor; None: not known.
+    """
 
     facts: Facts
     status: InstanceStatus
@@ -65,6 +71,7 @@ class Instance:
     pidfd: int | None = None
     preparing: bool = False
     stopping: bool = False
+    idle: bool | None = None
     status_seen: tuple[int, int] = (0, 0)  # inode and mtime of the status file last read
 
     @property

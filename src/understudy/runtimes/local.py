@@ -33,9 +33,11 @@ from typing import Any, Protocol
 
 from understudy.core.names import Place
 from understudy.core.ports import Clock, Entropy, InstanceSpec, InstanceState, InstanceStatus
+from understudy.runtimes.artifacts import said_of
+from understudy.runtimes.back_seats import leave_back_seat, take_back_seat
 from understudy.runtimes.ceilings import Ceilings
 from understudy.runtimes.containers import ContainerPreparation, Prepared, clean_environment
-from understudy.runtimes.cpu_groups import CpuGroups, join_group, remove_group
+from understudy.runtimes.cpu_groups import CpuGroups, join_group, remove_group, set_idle
 from understudy.runtimes.failures import Cancelled, PreparationFailed
 from understudy.runtimes.instances import Facts, Instance, exit_text, limit_process, reap, write_private
 from understudy.runtimes.processes import (
@@ -53,8 +55,10 @@ WORKER_MAIN = Path(__file__).parents[1] / "worker" / "__main__.py"
 REASON_CHARACTERS = 900  # FailureReason takes 1024
 _LOADING_POLL_S = 0.03
 _IDLE_POLL_S = 1.0
+_BUSY_PERCENT = 50  # of one processor, for a shadow
 _HUNT_S = 20.0  # how long latecomers of an ended instance are looked for
 _HUNT_EVERY_S = 1.0
+_BACK_SEAT_PART = 0.25  # of the time to start: on a machine that is full nobody is to fail for yielding
 _log = logging.getLogger(__name__)
 
 
@@ -85,7 +89,8 @@ class LocalRuntime:
         python: Interpreter of pipeline conductors: the server's own.
         max_body_bytes: Of one request, told to workers.
         shadow_cpu_percent: Ceiling of every shadow's instances, 100 is one processor; 0: none but their own.
-        cpu_groups: Holds ceilings; None: they are held by pausing.
+        cpu_groups: Hold ceilings and keep shadows behind everybody else; None: ceilings are held by pausing,
+            and shadows have low priorities only.
     """
 
     def __init__(
@@ -184,6 +189,8 @@ class LocalRuntime:
             for instance in instances:
                 facts = instance.facts
                 sample = samples.get(facts.pid) if instance.status in running else None
+                if sample is not None and instance.status is InstanceStatus.READY:
+                    _yield_if_busy(instance, sample.cpu_percent)
                 states.append(
                     InstanceState(
                         instance_id=facts.instance_id,
@@ -193,6 +200,7 @@ class LocalRuntime:
                         detail=instance.detail,
                         pid=facts.pid or None,
                         images=tuple(facts.images),
+                        artifacts=tuple(facts.artifacts),
                         cpu_percent=None if sample is None else sample.cpu_percent,
                         memory_percent=None
                         if sample is None
@@ -244,6 +252,7 @@ class LocalRuntime:
                 (container.image, one.environment.resolved, now_s)
                 for container, one in zip(spec.containers, prepared, strict=True)
             ]
+            facts.artifacts = [(one.digest, *said_of(one.model_dir)) for one in prepared]
             with self._lock:
                 self._check_wanted(instance)
                 self._spawn(instance, spec, prepared)
@@ -320,8 +329,9 @@ class LocalRuntime:
             else:
                 python = self._python
                 environment = clean_environment(self._python, facts.vcpus, scratch) | {MARKER: facts.marker}
-            if facts.cpu_percent and self._cpu_groups is not None:
+            if (spec.shadow or facts.cpu_percent) and self._cpu_groups is not None:
                 facts.cpu_group = self._cpu_groups.make(facts.marker, facts.cpu_percent) or ""
+            facts.back_seat = spec.patient and not spec.shadow
             self._record(facts)  # before the process: whoever adopts finds it by its marker
             with self._log_file(facts) as log:
                 child = subprocess.Popen(
@@ -338,9 +348,13 @@ class LocalRuntime:
             listener.close()
         limit_process(child.pid, spec.memory_bytes)
         lower_priority(child.pid, shadow=spec.shadow)
+        if facts.back_seat:
+            take_back_seat(child.pid)
         if facts.cpu_group and not join_group(facts.cpu_group, child.pid):
             remove_group(facts.cpu_group)
             facts.cpu_group = ""
+        if spec.shadow and spec.patient:
+            _set_idle(instance, True)
         identity = identify(child.pid)
         facts.pid = child.pid
         facts.start_ticks = 0 if identity is None else identity.start_ticks
@@ -393,7 +407,7 @@ class LocalRuntime:
                 for instance in self._instances.values()
                 if instance.pidfd is not None and not instance.stopping
             }
-            loading = any(i.status is InstanceStatus.STARTING for i in watched.values())
+            loading = any(i.status is InstanceStatus.STARTING or i.facts.back_seat for i in watched.values())
         poller = select.poll()
         poller.register(self._wake_read, select.POLLIN)
         for pidfd in watched:
@@ -409,7 +423,22 @@ class LocalRuntime:
             for instance in list(self._instances.values()):
                 if instance.status is InstanceStatus.STARTING and instance.pidfd is not None:
                     self._look_at_status(instance)
+                if instance.facts.back_seat and instance.pidfd is not None and not instance.stopping:
+                    self._give_front_seat(instance)
         self._hunt()
+
+    def _give_front_seat(self, instance: Instance) -> None:
+        """End the low priority of a worker that is ready, or has had it long enough to be late by it."""
+        facts = instance.facts
+        waited_s = time.monotonic() - facts.spawned_monotonic_s
+        if (
+            instance.status is InstanceStatus.STARTING
+            and waited_s < _BACK_SEAT_PART * facts.startup_timeout_s
+        ):
+            return
+        if leave_back_seat(facts.pid, facts.marker):
+            facts.back_seat = False
+            self._record(facts)
 
     def _hunt(self) -> None:
         """Kill latecomers of ended instances: what was in the middle of a fork or exec when they ended.
@@ -433,6 +462,7 @@ class LocalRuntime:
             instance.detail = str(status.get("detail", "")) or instance.detail
             if status.get("state") == "ready":
                 instance.status, instance.detail = InstanceStatus.READY, ""
+                _set_idle(instance, False)
                 return
             if status.get("state") == "failed":
                 self._fail(instance, failure_text(status))
@@ -549,6 +579,7 @@ class LocalRuntime:
                 path.unlink()
                 continue
             facts.images = [(image, resolved, at_s) for image, resolved, at_s in facts.images]
+            facts.artifacts = [(digest, name, version) for digest, name, version in facts.artifacts]
             if facts.server != self._server:
                 self._clear_away(facts)
                 continue
@@ -636,6 +667,25 @@ class LocalRuntime:
     def _wake(self) -> None:
         with suppress(BlockingIOError, OSError):
             os.write(self._wake_write, b"x")
+
+
+def _yield_if_busy(instance: Instance, cpu_percent: float | None) -> None:
+    """Have a shadow that uses much run only while nobody else wants the processor.
+
+    One that uses little is better off with its weight: on a busy machine there may be no idle moment.
+    """
+    if cpu_percent is not None:
+        if cpu_percent >= _BUSY_PERCENT:
+            _set_idle(instance, True)
+        elif cpu_percent < _BUSY_PERCENT / 2:
+            _set_idle(instance, False)
+
+
+def _set_idle(instance: Instance, idle: bool) -> None:
+    facts = instance.facts
+    if facts.shadow and facts.cpu_group and instance.idle is not idle:
+        instance.idle = idle
+        set_idle(facts.cpu_group, idle)
 
 
 def failure_text(status: dict[str, Any]) -> str:

@@ -51,7 +51,11 @@ class MemoryRuntime:
             (container.image, f"{container.image} (in memory)", 0.0) for container in spec.containers
         )
         self._states[spec.instance_id] = InstanceState(
-            spec.instance_id, InstanceStatus.PREPARING, detail="waiting", images=images
+            spec.instance_id,
+            InstanceStatus.PREPARING,
+            detail="waiting",
+            images=images,
+            artifacts=tuple((f"{at:064x}", "", "") for at, _ in enumerate(spec.containers)),
         )
         outcome = self.outcome(spec)
         if outcome is not None:

@@ -6,7 +6,10 @@ sequence numbers are kept in the same transaction as its data.
 Main class: :class:`SqliteSeries`; ``roll_up`` is called once in a while by the control loop.
 
 A sample is written twice, into its second and its minute, so that a day's minutes are read without
-touching seconds.  Every roll-up adds: counts and sums stay exact, sketches merge losslessly.
+touching seconds.  ``roll_up`` copies what is over of the minutes into periods of 300 s, and those into hours;
+table ``rolled`` says until when.  A sample that comes late is written into those, too, so a coarse period is
+always the rows before its mark and finer rows from there on: a day at 300 s reads 288 rows, not 1,440.
+Every copy adds: counts and sums stay exact, sketches merge losslessly.
 A period is answered from the resolutions that divide it, so what has become coarser than the period
 is no longer found by it, as on CloudWatch.
 
@@ -16,6 +19,7 @@ NORMAL lost every acknowledged commit in a simulated power cut.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +34,9 @@ from understudy.stores.sqlite_files import connect, migrate
 
 # (resolution_s, kept_s), finest first.
 RETENTION = ((1, 3 * 3600), (60, 15 * 86_400), (300, 63 * 86_400), (3600, 455 * 86_400))
+COPIED = ((60, 300), (300, 3600))  # (from, into), in the order of copying
+SETTLED_S = 60  # routers report each second: what is older than this seldom changes
+COPY_SPAN_S = 86_400  # at most so much in one transaction, so that writers wait shortly
 SOURCE_KEPT_S = 15 * 86_400  # a router that was silent for so long never comes back
 
 _POINT_COLUMNS = "series_id, at_s, unit, count, sum, minimum, maximum, sketch"
@@ -76,6 +83,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # idle_since_s: the first roll_up after the source's last word; NULL until then.
         "CREATE TABLE sources (source TEXT PRIMARY KEY, sequence INTEGER NOT NULL, idle_since_s REAL)",
     ),
+    (
+        # Rows of points_R before until_s are whole: what finer tables have before it, they have, too.
+        "CREATE TABLE rolled (resolution_s INTEGER PRIMARY KEY, until_s INTEGER NOT NULL)",
+        "INSERT INTO rolled VALUES (300, 0), (3600, 0)",
+    ),
 )
 
 
@@ -101,6 +113,8 @@ class SqliteSeries:
         try:
             with self._transaction() as connection:
                 migrate(connection, path, MIGRATIONS)
+                rolled = connection.execute("SELECT resolution_s, until_s FROM rolled").fetchall()
+                self._rolled_until_s: dict[int, int] = dict(rolled)
                 connection.execute("COMMIT")
         except BaseException:
             self._writer.close()
@@ -138,11 +152,12 @@ class SqliteSeries:
                         sketches.pack(summary.buckets),
                     )
                 )
-            for resolution_s in (1, 60):
+            for resolution_s, _ in RETENTION:
+                until_s = self._rolled_until_s.get(resolution_s, math.inf)
                 connection.executemany(
                     f"INSERT INTO points_{resolution_s} ({_POINT_COLUMNS})"
                     f" VALUES (?, ?, ?, ?, ?, ?, ?, ?) {_ON_CONFLICT}",
-                    [(row[0], row[1] - row[1] % resolution_s, *row[2:]) for row in rows],
+                    [(row[0], row[1] - row[1] % resolution_s, *row[2:]) for row in rows if row[1] < until_s],
                 )
             connection.executemany(
                 "UPDATE series SET newest_s = ? WHERE id = ? AND newest_s < ?",
@@ -173,20 +188,30 @@ class SqliteSeries:
         last_s = end_s + -end_s % period_s
         # Minutes hold what seconds hold; seconds are read only for periods that minutes can't make.
         tables = [r for r, _ in RETENTION if period_s % r == 0 and (r > 1 or period_s % 60 != 0)]
+        # What the next coarser table has is not read again; the mark is read in the same snapshot.
+        after = {
+            resolution_s: f" AND at_s >= (SELECT until_s FROM rolled WHERE resolution_s = {into_s})"
+            for resolution_s, into_s in COPIED
+            if into_s in tables
+        }
         selects = " UNION ALL ".join(
             f"SELECT at_s - at_s % ?4 AS start_s, {_POINT_COLUMNS.removeprefix('series_id, at_s, ')}"
             f" FROM points_{resolution_s} WHERE series_id = ?1 AND at_s >= ?2 AND at_s < ?3"
+            f"{after.get(resolution_s, '')}"
             for resolution_s in tables
         )
         with self._reader() as connection:
-            row = connection.execute(
-                "SELECT id FROM series WHERE namespace = ? AND metric_name = ? AND dimensions = ?",
-                _identity(key),
-            ).fetchone()
-            if row is None:
-                return []
+            series_id = self._ids.get(key)
+            if series_id is None:
+                row = connection.execute(
+                    "SELECT id FROM series WHERE namespace = ? AND metric_name = ? AND dimensions = ?",
+                    _identity(key),
+                ).fetchone()
+                if row is None:
+                    return []
+                series_id = row[0]
             rows = connection.execute(
-                f"{selects} ORDER BY start_s, unit", (row[0], first_s, last_s, period_s)
+                f"{selects} ORDER BY start_s, unit", (series_id, first_s, last_s, period_s)
             ).fetchall()
         return list(_buckets(rows))
 
@@ -201,32 +226,46 @@ class SqliteSeries:
     # --- keeping -------------------------------------------------------------------------------------
 
     def roll_up(self, now_s: float) -> None:
-        """Make what is old coarser, and forget what is too old.
+        """Copy what is over into coarser periods, and forget what is too old.
 
         Args:
             now_s: Unix time.
         """
-        coarser: tuple[int | None, ...] = (*(resolution_s for resolution_s, _ in RETENTION[1:]), None)
-        # One transaction per table, so that writers wait shortly.  Seconds are in their minute already.
-        for (resolution_s, kept_s), into_s in zip(RETENTION, coarser, strict=True):
-            aligned_s = into_s or resolution_s
-            before_s = int(now_s - kept_s) // aligned_s * aligned_s
+        for resolution_s, into_s in COPIED:
+            # No further than what is copied from is whole itself.
+            whole_s = min(now_s - SETTLED_S, self._rolled_until_s.get(resolution_s, math.inf))
+            self._copy(resolution_s, into_s, int(whole_s) // into_s * into_s, now_s)
+        for resolution_s, kept_s in RETENTION:
+            before_s = int(now_s - kept_s) // resolution_s * resolution_s
             # By series, so that the primary key finds the old ones without reading the rest.
-            old = "WHERE series_id IN (SELECT id FROM series) AND at_s < ?"
             with self._transaction() as connection:
-                if resolution_s > 1 and into_s is not None:
-                    connection.execute(
-                        f"INSERT INTO points_{into_s} ({_POINT_COLUMNS})"
-                        f" SELECT series_id, at_s - at_s % {into_s}, unit, sum(count), sum(sum),"
-                        " min(minimum), max(maximum), sum_sketches(sketch)"
-                        f" FROM points_{resolution_s} {old} GROUP BY 1, 2, 3 {_ON_CONFLICT}",
-                        (before_s,),
-                    )
-                connection.execute(f"DELETE FROM points_{resolution_s} {old}", (before_s,))
+                connection.execute(
+                    f"DELETE FROM points_{resolution_s}"
+                    " WHERE series_id IN (SELECT id FROM series) AND at_s < ?",
+                    (before_s,),
+                )
                 connection.execute("COMMIT")
         with self._transaction() as connection:
             self._forget(connection, now_s)
             connection.execute("COMMIT")
+
+    def _copy(self, resolution_s: int, into_s: int, until_s: int, now_s: float) -> None:
+        """Copy a table's rows before ``until_s`` into the next coarser one, a day per transaction."""
+        oldest_s = int(now_s - dict(RETENTION)[resolution_s]) // into_s * into_s
+        while (from_s := self._rolled_until_s[into_s]) < until_s:
+            next_s = min(until_s, max(from_s, oldest_s) + COPY_SPAN_S)
+            with self._transaction() as connection:
+                connection.execute(
+                    f"INSERT INTO points_{into_s} ({_POINT_COLUMNS})"
+                    f" SELECT series_id, at_s - at_s % {into_s}, unit, sum(count), sum(sum),"
+                    " min(minimum), max(maximum), sum_sketches(sketch)"
+                    f" FROM points_{resolution_s} WHERE series_id IN (SELECT id FROM series)"
+                    f" AND at_s >= ? AND at_s < ? GROUP BY 1, 2, 3 {_ON_CONFLICT}",
+                    (from_s, next_s),
+                )
+                connection.execute("UPDATE rolled SET until_s = ? WHERE resolution_s = ?", (next_s, into_s))
+                connection.execute("COMMIT")
+                self._rolled_until_s[into_s] = next_s
 
     def _forget(self, connection: Any, now_s: float) -> None:
         """Drop metrics without samples and sources that went silent."""

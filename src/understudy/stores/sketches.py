@@ -12,6 +12,8 @@ from itertools import accumulate
 
 import msgspec
 
+from understudy.core.metrics import RankedBuckets
+
 _DECODER = msgspec.msgpack.Decoder(list[int | float])
 
 
@@ -35,8 +37,12 @@ def unpack(blobs: Iterable[bytes]) -> dict[int, float]:
     merged: dict[int, float] = {}
     for blob in blobs:
         flat = _DECODER.decode(blob)
-        for bucket, count in zip(accumulate(map(int, flat[::2])), flat[1::2], strict=True):
-            merged[bucket] = merged.get(bucket, 0.0) + count
+        one = dict(zip(accumulate(map(int, flat[::2])), map(float, flat[1::2]), strict=True))
+        if merged:
+            for bucket, count in one.items():
+                merged[bucket] = merged.get(bucket, 0.0) + count
+        else:
+            merged = one
     return merged
 
 
@@ -63,7 +69,7 @@ class MergeAggregate:
         return self._blobs[0] if len(self._blobs) == 1 else pack(unpack(self._blobs))
 
 
-class PackedBuckets(Mapping[int, float]):
+class PackedBuckets(RankedBuckets):
     """Buckets that stay packed until they are read: Sum and Average of a day need none of them.
 
     Args:
@@ -94,6 +100,16 @@ class PackedBuckets(Mapping[int, float]):
 
     def __len__(self) -> int:
         return len(self._read())
+
+    def ranks(self) -> tuple[list[int], list[float]]:
+        """Read the order off a single sketch: it is packed in rising order."""
+        if self._buckets is None and len(self._blobs) == 1:
+            flat = _DECODER.decode(self._blobs[0])
+            counts = flat[1::2]
+            if min(counts) > 0:
+                return list(accumulate(map(int, flat[::2]))), list(accumulate(map(float, counts)))
+        ordered = sorted(pair for pair in self._read().items() if pair[1] > 0.0)
+        return [bucket for bucket, _ in ordered], list(accumulate(count for _, count in ordered))
 
     def items(self) -> ItemsView[int, float]:
         """Return (bucket, count) pairs; the mixin's would look each one up."""

@@ -136,6 +136,22 @@ def answer_each(calls: Sequence[Call], answer_one: Callable[[Call], Answer]) -> 
     return answers
 
 
+def warm_up(answer: Callable[[Call], Answer], columns: int | None) -> None:
+    """Answer one row of zeros, so that no caller pays for what a library does at its first prediction.
+
+    A model that can't take such a row says so in the log, and is as ready as before.
+
+    Args:
+        columns: How wide the model's rows are; None: not known, and nothing is done.
+    """
+    if columns is None:
+        return
+    try:
+        answer(Call(RequestHead(content_type="text/csv"), b",".join([b"0"] * columns)))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the artifact holds may raise anything
+        say(f"warming up on a row of zeros: {describe(error)[:300]}")
+
+
 def say(text: str) -> None:
     """Put one line into the instance's log."""
     sys.stderr.write(f"{text}\n")

@@ -31,8 +31,8 @@ class Outlet(Protocol):
         """Queue a frame from a thread, ``finished`` requests being done with it."""
         ...
 
-    def wait_for_room(self) -> None:
-        """Wait while what is queued there is not read.
+    def wait_for_room(self, request_id: int) -> None:
+        """Wait while what is queued there is not read, or that stream's own reader is behind.
 
         Raises:
             TimeoutError: it is not read at all.
@@ -145,7 +145,7 @@ class Executor:
                 )
                 job.outlet.send_from_thread(frame, 0)
                 flags = 0
-                job.outlet.wait_for_room()
+                job.outlet.wait_for_room(request_id)
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - user code may raise anything
             traceback.print_exc(file=sys.stderr)
             flags |= wire.CHUNK_FAILED

@@ -119,12 +119,25 @@ def script_of(container: Container) -> Path | None:
 
 
 def max_batch_rows(environment: Any) -> int:
-    """Read UNDERSTUDY_MAX_BATCH_ROWS, 512 by default.
+    """Read UNDERSTUDY_MAX_BATCH_ROWS, 512 by default; 1, one request at a time, with UNDERSTUDY_BATCH=0.
 
     Raises:
         LoadFailure: not a whole number of at least 1.
     """
-    return whole_number(environment, "UNDERSTUDY_MAX_BATCH_ROWS", 512)
+    asked = whole_number(environment, "UNDERSTUDY_MAX_BATCH_ROWS", 512)
+    return 1 if asked_batch(environment) is False else asked
+
+
+def asked_batch(environment: Any) -> bool | None:
+    """Read UNDERSTUDY_BATCH: whether requests may share a prediction; None leaves it to the model.
+
+    Raises:
+        LoadFailure: neither 0 nor 1.
+    """
+    text = environment.get("UNDERSTUDY_BATCH", "").strip().lower()
+    if text not in ("", "0", "1", "false", "true"):
+        raise LoadFailure(f"UNDERSTUDY_BATCH={text[:40]} is neither 0 nor 1", "Correct the environment.")
+    return None if text == "" else text in ("1", "true")
 
 
 def whole_number(environment: Any, name: str, default: int) -> int:

@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .calls import Answer, Call, LoadFailure, Refusal, answer_each, describe
+from .calls import Answer, Call, LoadFailure, Refusal, answer_each, describe, warm_up
 from .codecs import NPY, decode_npy_array, decode_table, parse_media_type
-from .loading import max_batch_rows
+from .loading import asked_batch, max_batch_rows
 from .rendering import choose_accept, head_of, render_npy, render_rows
 from .spec import Container
 from .together import predict_together
@@ -87,7 +87,7 @@ class OnnxHandler:
         self._max_rows = max_batch_rows(container.environment)
         shape = self._inputs[0].shape
         free = len(self._inputs) == 1 and bool(shape) and not isinstance(shape[0], int)
-        self.batch = free and container.environment.get("UNDERSTUDY_BATCH", "").lower() in ("1", "true")
+        self.batch = free and asked_batch(container.environment) is True
 
     def answer(self, calls: Sequence[Call]) -> list[Answer]:
         """Answer calls, several with one run where that was asked for."""
@@ -95,7 +95,16 @@ class OnnxHandler:
             return predict_together(
                 calls, decode=self._decode, predict=self._run, render=self._render, max_rows=self._max_rows
             )
-        return answer_each(calls, lambda call: self._render(call, self._run(self._decode(call))))
+        return answer_each(calls, self._answer_one)
+
+    def _answer_one(self, call: Call) -> Answer:
+        return self._render(call, self._run(self._decode(call)))
+
+    def warm_up(self) -> None:
+        """Predict once before anybody asks, where the width of a row is known."""
+        shape = self._inputs[0].shape
+        width = shape[1] if len(shape) == 2 and isinstance(shape[1], int) else None
+        warm_up(self._answer_one, width if len(self._inputs) == 1 else len(self._inputs))
 
     def _decode(self, call: Call) -> Any:
         import numpy as np

@@ -28,6 +28,16 @@ from .spec import Container, Spec
 
 _POLL_S = 0.02
 _THREADS = 64
+_HIGH_WATER_BYTES = 1 << 20  # of a stream, between two processes
+
+
+class _Waiting:
+    """What has come for one request and was not taken yet."""
+
+    def __init__(self) -> None:
+        self.items: queue.SimpleQueue[wire.Response | wire.Chunk | None] = queue.SimpleQueue()
+        self.stream_bytes = 0
+        self.paused = False
 
 
 class Step:
@@ -41,7 +51,7 @@ class Step:
         self._status_path = status_path
         self._lock = threading.Lock()
         self._next_id = 0
-        self._open: dict[int, queue.SimpleQueue[wire.Response | wire.Chunk | None]] = {}
+        self._open: dict[int, _Waiting] = {}
         self._gone = False
 
     def state(self) -> dict[str, Any]:
@@ -75,34 +85,50 @@ class Step:
             self._gone = True
             waiting, self._open = list(self._open.values()), {}
         for one in waiting:
-            one.put(None)
+            one.items.put(None)
 
     def _deliver(self, request_id: int, item: wire.Response | wire.Chunk, *, last: bool) -> None:
         with self._lock:
             waiting = self._open.pop(request_id, None) if last else self._open.get(request_id)
-        if waiting is not None:
-            waiting.put(item)
+            if waiting is None:
+                return
+            if isinstance(item, wire.Chunk):
+                waiting.stream_bytes += len(item.data)
+                if waiting.stream_bytes > _HIGH_WATER_BYTES and not waiting.paused and not last:
+                    waiting.paused = True
+                    self._sock.sendall(wire.encode_pause(request_id))
+        waiting.items.put(item)
+
+    def _taken(self, request_id: int, waiting: _Waiting, item: wire.Chunk) -> None:
+        with self._lock:
+            waiting.stream_bytes -= len(item.data)
+            if waiting.paused and waiting.stream_bytes <= _HIGH_WATER_BYTES // 2:
+                waiting.paused = False
+                if request_id in self._open and not self._gone:
+                    self._sock.sendall(wire.encode_resume(request_id))
 
     def ask(self, head: wire.RequestHead, body: bytes) -> Iterator[wire.Response | wire.Chunk | None]:
         """Send one request; yields its whole answer or its chunks, None when the child is gone."""
-        answers: queue.SimpleQueue[wire.Response | wire.Chunk | None] = queue.SimpleQueue()
+        waiting = _Waiting()
         with self._lock:
             self._next_id = request_id = (self._next_id + 1) & 0xFFFFFFFF
             if not self._gone:
-                self._open[request_id] = answers
+                self._open[request_id] = waiting
                 try:
                     self._sock.sendall(
                         wire.encode_requests([(request_id, wire.encode_request_head(head), body)])
                     )
                 except OSError:
                     self._open.pop(request_id, None)
-                    answers.put(None)
+                    waiting.items.put(None)
             else:
-                answers.put(None)
+                waiting.items.put(None)
         finished = False
         try:
             while not finished:
-                item = answers.get()
+                item = waiting.items.get()
+                if isinstance(item, wire.Chunk):
+                    self._taken(request_id, waiting, item)
                 finished = (
                     item is None or isinstance(item, wire.Response) or bool(item.flags & wire.CHUNK_LAST)
                 )

@@ -83,6 +83,9 @@ def _run(spec: Spec, program: Path) -> int:
     connection = None if spec.connection_fd is None else socket.socket(fileno=spec.connection_fd)
     server = Server(handler, listener=listener, connection=connection)
     stop_on_sigterm(server)
+    warm_up = getattr(handler, "warm_up", None)
+    if warm_up is not None:
+        warm_up()
     deaths: list[str] = []
     watch = getattr(handler, "watch", None)
     if watch is not None:

@@ -26,7 +26,7 @@ from typing import Any
 
 from .calls import MAX_ANSWER_BYTES, Answer, Call, Handler, LoadFailure, answer_each
 from .codecs import JSON, JSON_LINES, parse_media_type
-from .loading import max_batch_rows, whole_number
+from .loading import asked_batch, max_batch_rows, whole_number
 from .script_context import Context
 from .script_defaults import (
     body_and_type,
@@ -37,7 +37,7 @@ from .script_defaults import (
     piece_bytes,
 )
 from .spec import Container
-from .together import predict_together
+from .together import check_results, predict_together
 from .wire import ResponseHead, encode_response_head
 
 _FUNCTIONS = (
@@ -71,7 +71,7 @@ def load_script(container: Container, script: Path | None, _vcpus: int) -> Handl
         model = default_model(container, name)
     if functions["input_handler"] and not (functions["predict_fn"] or functions["handler"]) and model is None:
         raise LoadFailure(f"{name} lacks predict_fn", "input_handler needs predict_fn or a model to go to.")
-    wants_batch = bool(getattr(module, "batch", False))
+    wants_batch = bool(getattr(module, "batch", False)) and asked_batch(container.environment) is not False
     if wants_batch and (functions["transform_fn"] or functions["handler"]):
         raise LoadFailure(
             f"{name}: batch = True needs predict_fn", "transform_fn and handler get one request."
@@ -178,10 +178,7 @@ class ScriptHandler:
         if functions["handler"] is not None:
             return self._finish(call, functions["handler"](io.BytesIO(call.body), context), context)
         data = self._input(call, context)
-        prediction = self._predict(data, context)
-        if isinstance(prediction, Iterator) and not (functions["output_fn"] or functions["output_handler"]):
-            return self._finish(call, prediction, context)
-        return self._output(call, prediction, context)
+        return self._output(call, self._predict(data, context), context)
 
     def _accept(self, call: Call) -> str:
         accept = call.head.accept
@@ -198,9 +195,12 @@ class ScriptHandler:
 
     def _predict(self, data: Any, context: Context) -> Any:
         function = self._functions["predict_fn"]
-        if function is not None:
-            return call_with_context(function, (data, self._model), context)
-        return default_prediction(data, self._model)
+        if function is None:
+            return default_prediction(data, self._model)
+        prediction = call_with_context(function, (data, self._model), context)
+        if self.batch:
+            check_results(data, prediction, "predict_fn")
+        return prediction
 
     def _output(self, call: Call, prediction: Any, context: Context) -> Answer:
         functions, accept = self._functions, self._accept(call)
@@ -208,6 +208,8 @@ class ScriptHandler:
             result = call_with_context(functions["output_fn"], (prediction, accept), context)
         elif functions["output_handler"] is not None:
             result = functions["output_handler"](prediction, context)
+        elif isinstance(prediction, Iterator):
+            result = prediction  # streamed
         else:
             result = default_output(prediction, call.head.accept, self._default_accept)
         return self._finish(call, result, context)

@@ -29,9 +29,10 @@ _READS_PER_TURN = 8
 _INLINE_BYTES = 1 << 18
 # A streaming thread waits while this much is unsent on its connection.
 _HIGH_WATER_BYTES = 1 << 20
-_PATIENCE_S = 30.0
+_PATIENCE_S = 60.0
 MAX_CALLS_PER_BATCH = 4096
 _PIECES_PER_SEND = 64
+_REMEMBERED_IDS = 10_000
 
 
 class Connection:
@@ -46,43 +47,62 @@ class Connection:
         self.closed = False
         self.wants_write = False
         self._cancelled: set[int] = set()
+        self._paused: set[int] = set()
         self._server = server
         self._room = threading.Condition()
+        self._waiting = 0
 
     def is_cancelled(self, request_id: int) -> bool:
         """Whether nobody waits for that answer any more: cancelled, or the router is gone."""
         return self.closed or request_id in self._cancelled
 
     def cancel(self, request_id: int) -> None:
-        """Note a CANCEL; ids are reused only after 2**32 requests, so the set may simply be trimmed."""
-        if len(self._cancelled) > 10_000:
-            self._cancelled.clear()
-        self._cancelled.add(request_id)
+        """Note a CANCEL."""
+        _add(self._cancelled, request_id)
+        self._wake_waiting()
+
+    def pause(self, request_id: int) -> None:
+        """Note a PAUSE: the thread that streams this answer waits after its next piece."""
+        _add(self._paused, request_id)
+        self._wake_waiting()  # should others have been forgotten for it
+
+    def resume(self, request_id: int) -> None:
+        """Note a RESUME."""
+        self._paused.discard(request_id)
+        self._wake_waiting()
 
     @property
-    def has_cancelled(self) -> bool:
-        """Whether any id is known to be cancelled."""
-        return bool(self._cancelled)
+    def remembers(self) -> bool:
+        """Whether any id is known to be cancelled or paused."""
+        return bool(self._cancelled or self._paused)
 
     def opened(self, request_id: int) -> None:
         """Note a request; an id that comes again is a new one."""
         self._cancelled.discard(request_id)
+        self._paused.discard(request_id)
 
     def send_from_thread(self, frame: bytes, finished: int) -> None:
         """Hand a frame to the loop; never waits, so that one slow router holds up no other's answers."""
         self._server.post(self, frame, finished)
 
-    def wait_for_room(self) -> None:
-        """Wait, in a streaming thread, while the router does not read what it has asked for.
+    def wait_for_room(self, request_id: int) -> None:
+        """Wait, in a streaming thread, while the router does not read or has that stream wait for its caller.
 
         Raises:
             TimeoutError: it has not for ``_PATIENCE_S``; the stream is given up and the thread freed.
         """
         with self._room:
-            if not self._room.wait_for(
-                lambda: self.closed or self.unsent_bytes <= _HIGH_WATER_BYTES, _PATIENCE_S
-            ):
-                raise TimeoutError("the stream was not read")
+            self._waiting += 1  # before it looks: who changes what it waits for looks at this afterwards
+            try:
+                if not self._room.wait_for(lambda: self._has_room(request_id), _PATIENCE_S):
+                    raise TimeoutError("the stream was not read")
+            finally:
+                self._waiting -= 1
+
+    def _has_room(self, request_id: int) -> bool:
+        if self.is_cancelled(request_id):
+            return True  # there is nothing to wait for
+        return self.unsent_bytes <= _HIGH_WATER_BYTES and request_id not in self._paused
 
     def queue(self, frame: bytes) -> None:
         """Append a frame to what is to be sent; loop only."""
@@ -108,9 +128,13 @@ class Connection:
         except OSError:
             return False
         if self.unsent_bytes <= _HIGH_WATER_BYTES:
+            self._wake_waiting()
+        return True
+
+    def _wake_waiting(self) -> None:
+        if self._waiting:
             with self._room:
                 self._room.notify_all()
-        return True
 
     def close(self) -> None:
         """Close the socket and let waiting threads go."""
@@ -120,6 +144,13 @@ class Connection:
             self.unsent_bytes = 0
             self._room.notify_all()
         self.sock.close()
+
+
+def _add(ids: set[int], request_id: int) -> None:
+    """Add an id; ids are reused only after 2**32 requests, so a set that grew may simply be emptied."""
+    if len(ids) > _REMEMBERED_IDS:
+        ids.clear()
+    ids.add(request_id)
 
 
 class Server:
@@ -262,7 +293,7 @@ class Server:
 
     def _take_frame(self, connection: Connection, kind: int, payload: bytes, jobs: list[Job]) -> None:
         if kind == wire.REQUESTS:
-            decode_head, may_recur = wire.decode_request_head, connection.has_cancelled
+            decode_head, may_recur = wire.decode_request_head, connection.remembers
             for request_id, head, body in wire.decode_requests(payload):
                 if may_recur:
                     connection.opened(request_id)
@@ -270,7 +301,11 @@ class Server:
         elif kind == wire.PING:
             connection.queue(wire.PONG_FRAME)
         elif kind == wire.CANCEL:
-            connection.cancel(wire.decode_cancel(payload))
+            connection.cancel(wire.decode_request_id(payload))
+        elif kind == wire.PAUSE:
+            connection.pause(wire.decode_request_id(payload))
+        elif kind == wire.RESUME:
+            connection.resume(wire.decode_request_id(payload))
         else:
             raise wire.WireError(f"frame of kind {kind} is not for a worker")
 

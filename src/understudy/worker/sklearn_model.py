@@ -18,14 +18,13 @@ one by one, unless ``UNDERSTUDY_BATCH=1`` accepts that.
 
 from __future__ import annotations
 
-import math
 import pickle
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .calls import Answer, Call, LoadFailure, Refusal, answer_each, describe
+from .calls import Answer, Call, LoadFailure, Refusal, answer_each, describe, warm_up
 from .codecs import (
     NPY,
     NotNumeric,
@@ -173,7 +172,7 @@ class EstimatorHandler:
         Raises:
             LoadFailure: the estimator lacks the method that the environment asks for.
         """
-        from .loading import max_batch_rows
+        from .loading import asked_batch, max_batch_rows
 
         name = (
             environment.get("UNDERSTUDY_PREDICT")
@@ -194,8 +193,10 @@ class EstimatorHandler:
         self._width = None if width is None else int(width)
         self._max_rows = max_batch_rows(environment)
         self._pandas = _pandas() if self._names is not None else None
-        asked = environment.get("UNDERSTUDY_BATCH", "")
-        self.batch = is_row_wise(estimator) if asked == "" else asked.lower() in ("1", "true")
+        asked = asked_batch(environment)
+        self.batch = is_row_wise(estimator) if asked is None else asked
+        if name in ("predict_proba", "predict_log_proba") and _outputs_of(estimator) > 1:
+            self.batch = False  # they come output by output, not row by row
         self.note = f"{note}.{name}"
 
     def answer(self, calls: Sequence[Call]) -> list[Answer]:
@@ -208,7 +209,14 @@ class EstimatorHandler:
                 render=self._render,
                 max_rows=self._max_rows,
             )
-        return answer_each(calls, lambda call: self._render(call, self._run(self._decode(call))))
+        return answer_each(calls, self._answer_one)
+
+    def _answer_one(self, call: Call) -> Answer:
+        return self._render(call, self._run(self._decode(call)))
+
+    def warm_up(self) -> None:
+        """Predict once before anybody asks."""
+        warm_up(self._answer_one, self._width)
 
     def _decode(self, call: Call) -> Any:
         choose_accept(call.head.accept, self._default_accept)  # 406 before any work
@@ -277,13 +285,27 @@ class EstimatorHandler:
             with warnings.catch_warnings():
                 if self._names is not None and self._pandas is None:
                     warnings.filterwarnings("ignore", message="X does not have valid feature names")
-                return np.asarray(self._predict(rows))
+                prediction = self._predict(rows)
         except (ValueError, TypeError) as error:
             # scikit-learn says so of rows that it can't take: NaN, infinity, unknown categories, texts.
             raise Refusal(400, f"Unable to evaluate payload provided: {str(error)[:600]}") from error
+        if isinstance(prediction, list) and prediction and all(getattr(one, "ndim", 0) for one in prediction):
+            return tuple(prediction)  # an array for each output: nothing that may be split by rows
+        if hasattr(prediction, "toarray"):
+            prediction = prediction.toarray()  # sparse
+        return np.asarray(prediction)
 
     def _render(self, call: Call, prediction: Any) -> Answer:
+        import numpy as np
+
         media = choose_accept(call.head.accept, self._default_accept)
+        if isinstance(prediction, tuple):
+            if media != NPY:
+                parts = [_plain(one.tolist()) for one in prediction]
+                return Answer(200, head_of(media), render_rows(parts, media))
+            if len({one.shape for one in prediction}) > 1:  # of different numbers of classes
+                raise Refusal(406, "This answer has no plain .npy form: ask for application/json.")
+            prediction = np.asarray(prediction)
         if media == NPY:
             return Answer(200, head_of(media), render_npy(prediction))
         return Answer(200, head_of(media), render_rows(_plain(prediction.tolist()), media))
@@ -294,14 +316,27 @@ class EstimatorHandler:
 
 def _plain(rows: list[Any]) -> list[Any]:
     """JSON has no NaN: a missing prediction is null."""
-    return [None if isinstance(value, float) and math.isnan(value) else value for value in rows]
+    return [_plain(one) if isinstance(one, list) else None if one != one else one for one in rows]
+
+
+def _outputs_of(estimator: Any) -> int:
+    """How many columns the last step predicts."""
+    steps = getattr(estimator, "steps", None)
+    return int(getattr(steps[-1][1] if steps else estimator, "n_outputs_", 1))
 
 
 def is_row_wise(estimator: Any) -> bool:
     """Whether each row's result has the same bits alone and among others."""
     name = type(estimator).__name__
-    if not type(estimator).__module__.startswith("sklearn."):
+    library = type(estimator).__module__.partition(".")[0]
+    if library == "xgboost":  # its trees; the C API that serves bare boosters has the same bits
+        return name.startswith(("XGBClassifier", "XGBRegressor", "XGBRanker", "XGBRF")) and (
+            getattr(estimator, "booster", None) in (None, "gbtree")
+        )
+    if library != "sklearn":
         return False
+    if name in ("DummyClassifier", "DummyRegressor"):  # these draw, by the number of rows
+        return getattr(estimator, "strategy", "") not in ("stratified", "uniform")
     if name == "Pipeline":
         return all(step in (None, "passthrough") or is_row_wise(step) for _, step in estimator.steps)
     if name == "ColumnTransformer":

@@ -5,7 +5,8 @@ reads nor writes, and knows nothing of models. Standard library only, because bo
 model environment import it.
 
 Main functions: ``encode_requests`` / ``decode_requests``, ``encode_responses`` / ``decode_responses``,
-``encode_chunk`` / ``decode_chunk``, ``FrameSplitter``.
+``encode_chunk`` / ``decode_chunk``, ``encode_cancel``, ``encode_pause`` and ``encode_resume`` /
+``decode_request_id``, ``FrameSplitter``.
 
 Layout (all integers big-endian): ``u32 length`` of what follows, ``u8 kind``, payload. A frame holds many
 requests or responses, so that everything which queued while the other side was busy travels in one piece.
@@ -24,6 +25,8 @@ Buffer = Union[bytes, bytearray, memoryview]  # noqa: UP007
 REQUESTS: Final = 1
 CANCEL: Final = 2
 PING: Final = 3
+PAUSE: Final = 4
+RESUME: Final = 5
 RESPONSES: Final = 17
 CHUNK: Final = 18
 PONG: Final = 19
@@ -46,7 +49,7 @@ _COUNT = struct.Struct(">H")
 _REQUEST = struct.Struct(">IHI")
 _RESPONSE = struct.Struct(">IHHI")
 _CHUNK = struct.Struct(">IBHH")
-_CANCEL = struct.Struct(">I")
+_REQUEST_ID = struct.Struct(">I")
 
 _new = tuple.__new__  # what a NamedTuple's own constructor calls, at half the time; these are per request
 
@@ -340,19 +343,29 @@ def decode_chunk(payload: Buffer) -> Chunk:
 
 def encode_cancel(request_id: int) -> bytes:
     """Frame the news that nobody waits for ``request_id`` any more."""
-    return _frame(CANCEL, [_CANCEL.pack(request_id)])
+    return _frame(CANCEL, [_REQUEST_ID.pack(request_id)])
 
 
-def decode_cancel(payload: Buffer) -> int:
-    """Read the request id of a CANCEL payload.
+def encode_pause(request_id: int) -> bytes:
+    """Frame the wish that ``request_id``'s stream waits: its reader is behind."""
+    return _frame(PAUSE, [_REQUEST_ID.pack(request_id)])
+
+
+def encode_resume(request_id: int) -> bytes:
+    """Frame the news that ``request_id``'s stream may go on."""
+    return _frame(RESUME, [_REQUEST_ID.pack(request_id)])
+
+
+def decode_request_id(payload: Buffer) -> int:
+    """Read the request id of a CANCEL, PAUSE or RESUME payload.
 
     Raises:
         WireError: not exactly four bytes.
     """
     try:
-        (request_id,) = _CANCEL.unpack(payload)
+        (request_id,) = _REQUEST_ID.unpack(payload)
     except struct.error as error:
-        raise WireError(f"malformed CANCEL frame: {error}") from None
+        raise WireError(f"malformed request id: {error}") from None
     return int(request_id)
 
 

@@ -23,7 +23,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from .calls import Answer, Call, Refusal, failure_answer
+from .calls import Answer, Call, Refusal, failure_answer, warm_up
 from .clean_rows import RowPacker
 from .codecs import CSV, JSON, JSON_LINES, Table, decode_table, parse_media_type
 from .rendering import choose_accept, head_of, render_npy
@@ -73,6 +73,13 @@ class XGBoostHandler:
 
     def answer(self, calls: Sequence[Call]) -> list[Answer]:
         """Answer all calls with as few predictions as ``max_batch_rows`` allows."""
+        most = self._max_rows
+        if len(calls) <= most:
+            return self._answer(calls)
+        parts = (calls[start : start + most] for start in range(0, len(calls), most))
+        return [answer for part in parts for answer in self._answer(part)]
+
+    def _answer(self, calls: Sequence[Call]) -> list[Answer]:
         quick = self._answer_clean_rows(calls)
         if quick is not None:
             return quick
@@ -90,6 +97,10 @@ class XGBoostHandler:
             for part in self._parts(group):
                 self._predict_part(columns, part, answers)
         return [answer for answer in answers if answer is not None]
+
+    def warm_up(self) -> None:
+        """Predict once before anybody asks."""
+        warm_up(lambda call: self.answer([call])[0], self._predictor.columns)
 
     def _answer_clean_rows(self, calls: Sequence[Call]) -> list[Answer] | None:
         """The shortest way for the commonest requests: one clean CSV row each, answered in CSV.

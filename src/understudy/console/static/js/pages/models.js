@@ -35,12 +35,13 @@ export async function page({ path, query, go }) {
         h("div", {}, h("h3", {}, "Configurations"), one.configs.length ? one.configs.map((each) => h("div", {}, h("a", { href: `/console/models/config/${encodeURIComponent(each)}` }, each))) : h("span.faint", {}, "none")),
         h("div", {}, h("h3", {}, "Endpoints"), one.running.length ? one.running.map(serving) : h("span.faint", {}, "none"))));
   }
-  const serving = (each) => h("div", {}, endpointLink(each.endpoint), ` / ${each.variant}`, each.shadow && " (shadow)", each.images.map((image) => h("p.faint", {}, image.resolved)));
+  const serving = (each) => h("div", {}, endpointLink(each.endpoint), ` / ${each.variant}`, each.shadow && " (shadow)", each.images.map((image) => h("p.faint", {}, image.resolved)),
+    (each.loaded ?? []).map((one) => h("p.faint", {}, one.version && h("strong", {}, `${one.name} ${one.version} `), one.digest && h("code", { title: `SHA-256 ${one.digest}` }, `sha256:${one.digest.slice(0, 12)}…`))));
   draw();
   append(node, [h("div.row", {}, find), list,
     told.deleted.length ? card("Deleted models that still serve", table([{ title: "Model" }, { title: "Where" }], told.deleted.map((one) => [one.name, one.running.map(serving)]))) : null,
     card("Endpoint configurations", told.configs.length ? table([{ title: "Configuration" }, { title: "Variants" }, { title: "Serves" }, { title: "Made" }],
-      told.configs.map((one) => [h("a", { href: `/console/models/config/${encodeURIComponent(one.name)}` }, one.name), one.variants.map((each) => h("div", {}, `${each.name}: ${each.model}`, each.shadow && " (shadow)")), one.serves.map((each) => h("div", {}, endpointLink(each))), time(one.created_at_s)]), { caption: "Endpoint configurations" }) : h("p.faint", {}, "None yet."))]);
+      told.configs.map((one) => [h("a", { href: `/console/models/config/${encodeURIComponent(one.name)}` }, one.name), one.variants.map((each) => h("div", {}, `${each.name}: ${each.model}`, each.shadow && " (shadow)")), one.serves.map((each) => h("div", {}, endpointLink(each))), time(one.created_at_s)]), { caption: "Endpoint configurations", stack: true }) : h("p.faint", {}, "None yet."))]);
   return { title: "Models", node };
 }
 
