@@ -133,3 +133,6 @@ def test_options_that_need_each_other() -> None:
     assert done.exit_code == 0 and all(
         name in done.output for name in ("start", "status", "promote", "remove")
     )
+    for one in ("start", "status", "promote", "remove"):
+        done = CliRunner().invoke(main, ["shadow", one, "--help"])
+        assert done.exit_code == 0 and "Example" in done.output and "--json" in done.output

@@ -83,8 +83,16 @@ class World:
         self.router = AckingRouter(run_dir)
         self.loop = self.new_loop()
 
-    def new_loop(self) -> EndpointLoop:
-        return EndpointLoop(self.records, self.runtime, self.publisher, self.clock, RealEntropy(), Place())
+    def new_loop(self, time_scale: float = 1.0) -> EndpointLoop:
+        return EndpointLoop(
+            self.records,
+            self.runtime,
+            self.publisher,
+            self.clock,
+            RealEntropy(),
+            Place(),
+            time_scale=time_scale,
+        )
 
     def endpoint(self) -> Endpoint | None:
         stored = self.records.get(Endpoint, "e")
@@ -237,6 +245,26 @@ def test_a_shadow_is_started_as_one_and_its_deaths_touch_nothing_else(world: Wor
     assert world.endpoint() == before and world.router.weights() == {"a": 1.0}
     event = world.records.events(ARN, 0, 100)[-1]
     assert event.kind == "InstanceFailed" and event.detail["reason"] == "killed by signal 11"
+
+
+def test_a_shadow_that_keeps_dying_costs_real_time(world: World) -> None:
+    """However fast the clock runs: to start a worker takes as much of the processor as ever."""
+    world.loop = world.new_loop(time_scale=1000.0)
+    create(world, "s", a=1, s=1)
+    world.until_status(EndpointStatus.IN_SERVICE)
+    (first,) = (name for name, spec in world.runtime.specs.items() if spec.shadow)
+    assert not world.runtime.specs[first].patient, "somebody waits for the endpoint"
+    world.runtime.outcome = lambda spec: "killed by signal 11"
+    world.runtime.set_failed(first, "gone")
+    for _ in range(50):
+        world.loop.tick(reread=False)
+    assert len(world.runtime.started) == 3, "only the first restart is at once"
+    for _ in range(300):
+        world.clock.at_s += 1000.0
+        world.loop.tick(reread=False)
+    assert 7 <= len(world.runtime.started) <= 15, "1, 2, 4 ... 60 real seconds"
+    restarts = [world.runtime.specs[name] for name in world.runtime.started[2:]]
+    assert all(spec.shadow and spec.patient for spec in restarts), "nobody waits for these"
 
 
 def test_after_a_restart_of_the_server_a_shadow_that_fails_is_no_reason(world: World) -> None:

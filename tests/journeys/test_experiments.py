@@ -352,8 +352,8 @@ def test_the_shell_leads_a_test_from_start_to_promotion(lab: Lab) -> None:
         assert told["Metrics"]["Model latency, average ms"]["AllTraffic"] > 0
         assert "by-hand" in subprocess_output(lab, "shadow", "status")
         assert "Invocations" in subprocess_output(lab, "shadow", "status", "by-hand")
-        said = subprocess_output(lab, "shadow", "promote", "by-hand", "--size", "ml.m5.large:2")
-        assert "by-hand is Completed" in said
+        said = subprocess_output(lab, "shadow", "promote", "by-hand", "--size", "ml.m5.large:2", "--json")
+        assert json.loads(said)["Status"] == "Completed"
     (variant,) = lab.serving("shell")["ProductionVariants"]
     assert (variant["VariantName"], variant["CurrentInstanceCount"]) == ("shadow", 2)
     assert set(sending.answers) <= {OLD, ("shadow", "new")}

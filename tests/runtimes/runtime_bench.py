@@ -17,6 +17,7 @@ from understudy.core.names import Place
 from understudy.core.ports import InstanceSpec, InstanceState, InstanceStatus
 from understudy.runtimes.artifacts import Artifacts
 from understudy.runtimes.containers import ContainerPreparation
+from understudy.runtimes.cpu_groups import CpuGroups
 from understudy.runtimes.environments import Environments
 from understudy.runtimes.images import Images
 from understudy.runtimes.local import LocalRuntime
@@ -73,7 +74,7 @@ class Bench:
             Environments(self.directory / "environments", environ=self.environ),
         )
 
-    def new_runtime(self, shadow_cpu_percent: int = 0) -> LocalRuntime:
+    def new_runtime(self, shadow_cpu_percent: int = 0, cpu_groups: CpuGroups | None = None) -> LocalRuntime:
         return LocalRuntime(
             self.directory / "run",
             preparation=self.new_preparation(),
@@ -84,6 +85,7 @@ class Bench:
             lifeline_fd=self.lifeline_read,
             worker_main=self.worker_main,
             shadow_cpu_percent=shadow_cpu_percent,
+            cpu_groups=cpu_groups,
         )
 
     def spec(

@@ -19,7 +19,8 @@ from understudy.core.models import Container
 from understudy.core.ports import InstanceStatus
 from understudy.runtimes import local
 from understudy.runtimes.back_seats import BACK_SEAT, leave_back_seat, may_raise_priority, take_back_seat
-from understudy.runtimes.processes import MARKER, identify, kill_family, marked
+from understudy.runtimes.cpu_groups import CpuGroups
+from understudy.runtimes.processes import MARKER, Sample, Usage, identify, kill_family, marked
 
 PREPARING, STARTING, READY = InstanceStatus.PREPARING, InstanceStatus.STARTING, InstanceStatus.READY
 FAILED, STOPPED = InstanceStatus.FAILED, InstanceStatus.STOPPED
@@ -166,6 +167,42 @@ def test_what_a_loading_model_has_started_gets_its_priority_back_too(tmp_path: P
     finally:
         child.kill()
         child.wait()
+
+
+def test_shadows_have_control_groups_and_yield_while_they_replace_or_burn(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process, root = bench.directory / "proc", bench.directory / "groups"
+    process.mkdir()
+    root.mkdir()
+    (process / "cgroup").write_text("4:cpu:/\n")
+    (process / "mountinfo").write_text(f"30 20 0:26 / {root} rw - cgroup cgroup rw,cpu\n")
+    bench.runtime.close()
+    bench.runtime = bench.new_runtime(cpu_groups=CpuGroups(process))
+    monkeypatch.setattr(Usage, "sample", lambda _self, _roots: {})
+    gate = bench.directory / "gate"
+    plain = bench.spec()
+    slow = {"STANDIN": "slow", "STANDIN_GATE": str(gate)}
+    replacing, awaited = bench.spec(shadow=True, patient=True, **slow), bench.spec(shadow=True, **slow)
+    for spec in (plain, replacing, awaited):
+        bench.runtime.start(spec)
+    pids = {
+        spec.instance_id: bench.wait(spec.instance_id, STARTING, READY).pid for spec in (replacing, awaited)
+    }
+    folders = {int((folder / "cgroup.procs").read_text()): folder for folder in root.iterdir()}
+    assert set(folders) == set(pids.values()), "a shadow has a group, production has none"
+    one, two = (folders[pids[spec.instance_id] or 0] for spec in (replacing, awaited))
+    assert (one / "cpu.idle").read_text() == "1" and not (two / "cpu.idle").exists()
+    gate.touch()
+    for spec in (replacing, awaited):
+        bench.wait(spec.instance_id, READY)
+    for folder in (one, two):
+        assert ((folder / "cpu.idle").read_text(), (folder / "cpu.shares").read_text()) == ("0", "15")
+    for percent, idle in ((10.0, "0"), (180.0, "1"), (40.0, "1"), (None, "1"), (3.0, "0")):
+        sampled = {pid: Sample(percent, 1) for pid in pids.values() if pid}
+        monkeypatch.setattr(Usage, "sample", lambda _self, _roots, told=sampled: told)
+        bench.runtime.observe()
+        assert (one / "cpu.idle").read_text() == (two / "cpu.idle").read_text() == idle
 
 
 def test_memory_of_the_instance_type_is_the_limit(bench: Bench) -> None:

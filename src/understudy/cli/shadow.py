@@ -42,6 +42,10 @@ def _wait_option(function: F) -> F:
     )
 
 
+def _json_option(function: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+
+
 @click.group("shadow", context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
     """Test a model beside the one that serves: it gets copies of live requests and answers nobody.
@@ -78,6 +82,7 @@ def command() -> None:
 @click.option("--capture", metavar="S3URI", help="Keep requests and answers there.")
 @click.option("--description", help="For people.")
 @_wait_option
+@_json_option
 def start(
     name: str,
     data_dir: str | None,
@@ -92,6 +97,7 @@ def start(
     capture: str | None,
     description: str | None,
     wait: bool,
+    as_json: bool,
 ) -> None:
     """Create the shadow test NAME on an endpoint and start it, or start one that is scheduled.
 
@@ -141,7 +147,7 @@ def start(
         if description is not None:
             request["Description"] = description
         _answered(lambda: client.create_inference_experiment(**request))
-    _report(client, name, wait, ("Created", "Running"))
+    _report(client, name, wait, ("Created", "Running"), as_json)
 
 
 def _production(client: Any, endpoint: str) -> dict[str, Any]:
@@ -209,9 +215,15 @@ def plan_schedule(now_s: float, starts_at: str | None, duration: str | None) -> 
 @command.command("status")
 @click.argument("name", required=False)
 @data_dir_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_json_option
 def status(name: str | None, data_dir: str | None, as_json: bool) -> None:
-    """List shadow tests, or show the test NAME with its variants' metrics side by side."""
+    """List shadow tests, or show the test NAME with its variants' metrics side by side.
+
+    \b
+    Examples:
+      understudy shadow status
+      understudy shadow status new-churn --json
+    """
     server = connect(data_dir)
     client = boto3_client(server, "sagemaker")
     if name is None:
@@ -255,7 +267,10 @@ def _list(client: Any) -> list[dict[str, Any]]:
 )
 @click.option("--reason", help="For people.")
 @_wait_option
-def promote(name: str, data_dir: str | None, size: str, reason: str | None, wait: bool) -> None:
+@_json_option
+def promote(
+    name: str, data_dir: str | None, size: str, reason: str | None, wait: bool, as_json: bool
+) -> None:
     """Let the shadow variant of test NAME take production's place; no request is lost.
 
     \b
@@ -282,7 +297,7 @@ def promote(name: str, data_dir: str | None, size: str, reason: str | None, wait
             err=True,
         )
     _answered(lambda: client.stop_inference_experiment(**request))
-    _report(client, name, wait, ("Completed",))
+    _report(client, name, wait, ("Completed",), as_json)
 
 
 def desired_variant(size: str, source: dict[str, Any], shadow: dict[str, Any]) -> dict[str, Any]:
@@ -313,8 +328,17 @@ def desired_variant(size: str, source: dict[str, Any], shadow: dict[str, Any]) -
 @click.option("--reason", help="For people.")
 @click.option("--cancel", is_flag=True, help="Mark the test Cancelled, not Completed.")
 @_wait_option
-def remove(name: str, data_dir: str | None, reason: str | None, cancel: bool, wait: bool) -> None:
-    """End the test NAME: remove its shadow variant and give the endpoint back as it was."""
+@_json_option
+def remove(
+    name: str, data_dir: str | None, reason: str | None, cancel: bool, wait: bool, as_json: bool
+) -> None:
+    """End the test NAME: remove its shadow variant and give the endpoint back as it was.
+
+    \b
+    Examples:
+      understudy shadow remove new-churn
+      understudy shadow remove new-churn --cancel --reason "wrong model"
+    """
     client = boto3_client(connect(data_dir), "sagemaker")
     source, shadow, _ = _names(_answered(lambda: client.describe_inference_experiment(Name=name)))
     request: dict[str, Any] = {
@@ -325,7 +349,7 @@ def remove(name: str, data_dir: str | None, reason: str | None, cancel: bool, wa
     if reason is not None:
         request["Reason"] = reason
     _answered(lambda: client.stop_inference_experiment(**request))
-    _report(client, name, wait, ("Completed", "Cancelled") if cancel else ("Completed",))
+    _report(client, name, wait, ("Completed", "Cancelled") if cancel else ("Completed",), as_json)
 
 
 def _names(told: dict[str, Any]) -> tuple[str, str, int]:
@@ -335,8 +359,8 @@ def _names(told: dict[str, Any]) -> tuple[str, str, int]:
     return mode["SourceModelVariantName"], shadow["ShadowModelVariantName"], shadow["SamplingPercentage"]
 
 
-def _report(client: Any, name: str, wait: bool, wanted: tuple[str, ...]) -> None:
-    """Say what became of a test; wait for it if asked.
+def _report(client: Any, name: str, wait: bool, wanted: tuple[str, ...], as_json: bool) -> None:
+    """Say what became of a test, in words or as it is described; wait for it if asked.
 
     Raises:
         click.ClickException: not what was wanted (exit code 1).
@@ -347,6 +371,11 @@ def _report(client: Any, name: str, wait: bool, wanted: tuple[str, ...]) -> None
             break
         time.sleep(POLL_S)
     line = f"{name} is {told['Status']}. {told.get('StatusReason', '')}".rstrip()
-    if wait and told["Status"] not in wanted:
+    good = not wait or told["Status"] in wanted
+    if as_json:
+        told.pop("ResponseMetadata", None)
+        click.echo(json.dumps(told, indent=2, default=shadow_report.as_text))
+    elif good:
+        click.echo(line)
+    if not good:
         raise click.ClickException(line)
-    click.echo(line)
