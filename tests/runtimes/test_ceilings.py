@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from runtime_bench import eventually
 
 from understudy.runtimes.ceilings import BURST_S, Bucket, Ceilings
-from understudy.runtimes.cpu_groups import CpuGroups, join_group, remove_group, set_idle
+from understudy.runtimes.cpu_groups import CpuGroups, join_group, kill_group, remove_group, set_idle
 from understudy.runtimes.processes import MARKER, family_of, identify, kill_family
 
 BURNER = Path(__file__).with_name("cpu_burner.py")
@@ -117,6 +117,22 @@ def test_a_control_group_holds_a_family_below_its_ceiling() -> None:
             assert not remove_group(folder), "somebody is in it"
             assert cores_used(leader, marker) < 0.30 * 1.25 + 0.05
         eventually(lambda: remove_group(folder), "it is empty")
+    finally:
+        remove_group(folder)
+
+
+def test_a_groups_processes_end_together() -> None:
+    folder = CpuGroups().make(f"test-{os.getpid()}-kill")
+    if folder is None:
+        pytest.skip("needs the right to make control groups")
+    try:
+        with burning(3) as (leader, marker):
+            assert all(join_group(folder, pid) for pid in family_of(leader, marker))
+            assert kill_group(folder)
+            eventually(lambda: not family_of(leader, marker), "all end")
+        assert kill_group(folder), "nobody is left"
+        eventually(lambda: remove_group(folder), "it is empty")
+        assert not kill_group(folder), "it is gone"
     finally:
         remove_group(folder)
 
