@@ -1,7 +1,8 @@
 """What the console costs: ``python -m bench.console``.
 
 Measures the first page, a page of ten variants with a day of data, the controller's CPU per refresh, and what
-fifty viewers do to the latency of invocations.  Needs a Chromium and a quiet machine.  Prints one table.
+fifty viewers do to the latency of invocations.  Needs a Chromium and a quiet machine (``--only viewers``
+takes four minutes).  Prints one table.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import argparse
 import http.client
 import importlib.util
+import itertools
 import json
+import socket
 import statistics
 import subprocess
 import sys
@@ -17,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +41,10 @@ DAY_S = 86_400
 VIEWERS = 50
 ROUNDS = 3
 SHOWN = 4  # charts that are on the screen and read at once; those below follow the eye
-INVOKE_S = 4.0
+INVOKE_S = 5.0
+RATE = 500.0  # invocations a second: a moderate load
+SENDERS = 8
+GROUPS = 8  # of four times INVOKE_S
 
 
 def staging() -> Any:
@@ -123,7 +129,7 @@ def controller_of(server: Server) -> psutil.Process:
 def cpu_s(process: psutil.Process) -> float:
     """CPU seconds so far."""
     times = process.cpu_times()
-    return times.user + times.system
+    return float(times.user + times.system)
 
 
 def pages(browser: Any, server: Server) -> dict[str, float]:
@@ -225,7 +231,7 @@ def viewers(server: Server, count: int) -> Iterator[None]:
 
 
 def invoke(server: Server, per_s: float, seconds: float) -> list[float]:
-    """Send at a steady rate over one kept connection; milliseconds from when each was due."""
+    """Send in an open loop over a few kept connections; milliseconds from when each was due."""
     from botocore.auth import SigV4Auth
     from botocore.awsrequest import AWSRequest
     from botocore.credentials import Credentials
@@ -236,25 +242,30 @@ def invoke(server: Server, per_s: float, seconds: float) -> list[float]:
         Credentials(server.access_key_id, server.secret_access_key), "sagemaker", server.region
     ).add_auth(signed)
     host, port = server.endpoint_url.removeprefix("http://").split(":")
+    head = "".join(f"{name}: {value}\r\n" for name, value in signed.headers.items())
+    request = (
+        f"POST /endpoints/ten/invocations HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 5\r\n"
+        f"{head}\r\n1,2,3"
+    ).encode()
     took: list[float] = []
-    lock = threading.Lock()
 
-    def send(offset: int, of: int) -> None:
-        connection = http.client.HTTPConnection(host, int(port))
-        mine = []
-        started_s = time.monotonic()
-        for number in range(offset, int(per_s * seconds), of):
-            due_s = started_s + number / per_s
-            time.sleep(max(0.0, due_s - time.monotonic()))
-            connection.request("POST", "/endpoints/ten/invocations", b"1,2,3", dict(signed.headers))
-            answer = connection.getresponse()
-            answer.read()
-            assert answer.status == 200, answer.status
-            mine.append(1000 * (time.monotonic() - due_s))
-        with lock:
-            took.extend(mine)
+    def send(offset: int) -> None:
+        with socket.create_connection((host, int(port))) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            started_s = time.monotonic()
+            for number in range(offset, int(per_s * seconds), SENDERS):
+                due_s = started_s + number / per_s
+                time.sleep(max(0.0, due_s - time.monotonic()))
+                connection.sendall(request)
+                answer = b""
+                while not answer.endswith(b"\r\n\r\n0"):  # the model always says 0
+                    piece = connection.recv(65536)
+                    if not piece:
+                        raise SystemExit(f"the connection was closed after {answer!r}")
+                    answer += piece
+                took.append(1000 * (time.monotonic() - due_s))
 
-    threads = [threading.Thread(target=send, args=(at, 4)) for at in range(4)]
+    threads = [threading.Thread(target=send, args=(at,)) for at in range(SENDERS)]
     for one in threads:
         one.start()
     for one in threads:
@@ -268,20 +279,42 @@ def p99(values: list[float]) -> float:
 
 
 def effect(server: Server) -> dict[str, float]:
-    """Compare invocations with and without viewers, in turns."""
-    without: list[float] = []
-    watched: list[float] = []
-    invoke(server, 200, 1.0)
-    for _ in range(ROUNDS):
-        without += invoke(server, 200, INVOKE_S)
-        with viewers(server, VIEWERS):
-            watched += invoke(server, 200, INVOKE_S)
-    return {
-        "invocations' p50, nobody looks, ms": statistics.median(without),
-        f"invocations' p50, {VIEWERS} viewers, ms": statistics.median(watched),
-        "invocations' p99, nobody looks, ms": p99(without),
-        f"invocations' p99, {VIEWERS} viewers, ms": p99(watched),
-    }
+    """Compare invocations with and without viewers: pairs in turns, A B B A, so that drift counts for both.
+
+    How far p99s of nobody against nobody differ tells what the machine alone does.
+    """
+    assert server.pid is not None
+    controller = controller_of(server)
+    routers = [one for one in psutil.Process(server.pid).children() if "router" in " ".join(one.cmdline())]
+    arms: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
+    cpu: dict[tuple[bool, str], float] = {}
+    invoke(server, RATE, 2.0)
+    for watched in (False, True, True, False) * GROUPS:
+        with viewers(server, VIEWERS) if watched else nullcontext():
+            before = {"router": sum(map(cpu_s, routers)), "controller": cpu_s(controller)}
+            took = invoke(server, RATE, INVOKE_S)
+            after = {"router": sum(map(cpu_s, routers)), "controller": cpu_s(controller)}
+        arms[watched].append((statistics.median(took), p99(took)))
+        for name, used in after.items():
+            cpu[watched, name] = cpu.get((watched, name), 0.0) + used - before[name]
+    total_s = 2 * GROUPS * INVOKE_S
+    told: dict[str, float] = {}
+    for at, name in enumerate(("p50", "p99")):
+        nobody, many = ([one[at] for one in arms[watched]] for watched in (False, True))
+        ratios = [one / other for one, other in zip(many, nobody, strict=True)]
+        alone = [max(one, other) / min(one, other) for one, other in itertools.pairwise(nobody)]
+        low, _, high = statistics.quantiles(ratios, n=4)
+        told |= {
+            f"invocations' {name}, nobody looks, ms": statistics.median(nobody),
+            f"invocations' {name}, {VIEWERS} viewers, ms": statistics.median(many),
+            f"{name}: viewers against nobody, median of ratios": statistics.median(ratios),
+            f"{name}: lower quartile": low,
+            f"{name}: upper quartile": high,
+            f"{name}: nobody against nobody, median of larger to smaller": statistics.median(alone),
+        }
+    for (watched, name), used in cpu.items():
+        told[f"{name}'s CPU, {VIEWERS if watched else 'no'} viewers, ms/s"] = 1000 * used / total_s
+    return told
 
 
 def main() -> None:
@@ -317,7 +350,7 @@ def main() -> None:
         finally:
             started.stop()
     for name, value in told.items():
-        print(f"{name:45} {value:10.2f}")
+        print(f"{name:60} {value:10.3f}")
 
 
 if __name__ == "__main__":

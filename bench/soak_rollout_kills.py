@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import sys
 import tempfile
 import threading
 import time
@@ -38,7 +39,7 @@ from understudy.control.failpoints import FAILPOINTS
 ENVIRONMENTS = CACHE / "understudy-environments"
 DEATHS = 1
 TOGETHER = 3  # failpoints of one run, each with a second death after it
-SLOW_S = 0.01  # between requests: what is killed and started again needs the processor
+SLOW_S = 0.03  # between requests: what is killed and started again needs the processor
 
 POLICIES: dict[str, dict[str, Any]] = {
     "all at once": blue_green("ALL_AT_ONCE", 20, termination_s=20),
@@ -219,6 +220,7 @@ def _kill_at(
     line["seconds"] = round(time.monotonic() - began_s, 1)
     protocol.note(line if problem is None else {**line, "armed": names, "failed": problem})
     if problem is not None:
+        print(stage.served.log.read_text()[-20_000:], file=sys.stderr, flush=True)
         stage.gate.unlink(missing_ok=True)
         with contextlib.suppress(AssertionError):  # told above; the next story judges where it begins
             _as_at_first(stage)

@@ -56,7 +56,6 @@ NOTES = {
     ("cloudwatch", "GetMetricStatistics"): "Percentiles within 1 %; counts and sums exact.",
     ("cloudwatch", "PutMetricAlarm"): "No anomaly bands, PromQL, wall clock windows. Webhooks by setting.",
     ("cloudwatch", "PutCompositeAlarm"): "Circles are refused.",
-    ("cloudwatch", "DeleteAlarms"): "An unknown name deletes nothing.",
     ("logs", "FilterLogEvents"): "A term is found inside a longer word too.",
     ("s3", "CreateBucket"): "No constraint, or the server's own region.",
     ("s3", "CopyObject"): "Sources above 5 GiB too.",

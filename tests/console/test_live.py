@@ -118,6 +118,47 @@ def test_who_comes_later_gets_no_old_picture(scene: Any) -> None:
     asyncio.run(asyncio.wait_for(story(), 20.0))
 
 
+def test_after_a_whole_picture_only_changes_are_told(scene: Any) -> None:
+    """Whoever puts them together has the newest picture, however the endpoints come and go."""
+    looks = 0
+
+    def describe() -> dict[str, Any]:
+        nonlocal looks
+        looks += 1
+        names = ["idle", "busy", "late"] if looks > 3 else ["idle", "busy", "early"]
+        variants = [{"name": "v"}]
+        return {"endpoints": [{"name": name, "variants": [dict(one) for one in variants]} for name in names]}
+
+    async def story() -> None:
+        live = Live(
+            lambda: {("busy", "v"): VariantTotals(invocations=looks)},
+            describe,
+            scene.clock,
+            scene.threads,
+            lambda: False,
+        )
+        known: dict[str, Any] = {}
+        pictures = []
+        async for data in live.watch(None):
+            if not data.startswith(b"data:"):
+                continue
+            told = event_of(data)
+            if told["whole"]:
+                known.clear()
+            for name in told["gone"]:
+                del known[name]
+            known.update({one["name"]: one for one in told["endpoints"]})
+            pictures.append((told, set(known)))
+            if len(pictures) > 2 and "late" in known and not told["whole"]:
+                break
+        assert pictures[0][0]["whole"] and pictures[0][1] >= {"idle", "busy"}
+        assert pictures[-1][1] == {"idle", "busy", "late"}
+        later = [told for told, _ in pictures if not told["whole"]]
+        assert later and all(one["endpoints"][0]["name"] != "idle" for one in later[1:])
+
+    asyncio.run(asyncio.wait_for(story(), 20.0))
+
+
 def test_sampling_goes_on_after_a_failure(scene: Any, caplog: pytest.LogCaptureFixture) -> None:
     answers = [OSError("the disk is full"), {"endpoints": []}]
 

@@ -174,6 +174,23 @@ def test_an_update_to_such_a_model_leaves_the_old_fleet_routed_all_the_time(worl
     world.until(lambda: len(world.runtime.observe()) == 1)
 
 
+def test_only_instances_for_which_others_answer_are_patient(world: World) -> None:
+    def patient() -> list[bool]:
+        return [world.runtime.specs[name].patient for name in world.runtime.started]
+
+    create(world, a=1)
+    world.until_status(EndpointStatus.IN_SERVICE)
+    assert patient() == [False]
+    update = PendingUpdate("update", 1_000.0, fleet=fleet(2, a=1))
+    world.change(lambda e: replace(e, status=EndpointStatus.UPDATING, update=update, next_fleet=3))
+    world.until_status(EndpointStatus.IN_SERVICE)
+    assert patient() == [False, True]
+    world.until(lambda: len(world.runtime.observe()) == 1)
+    world.runtime.set_failed(world.runtime.started[-1], "killed by signal 9")
+    world.until(lambda: len(world.runtime.started) == 3)
+    assert patient() == [False, True, False], "it is missed"
+
+
 def test_a_dead_instance_is_replaced_and_recorded(world: World) -> None:
     create(world, a=1)
     world.until_status(EndpointStatus.IN_SERVICE)

@@ -6,7 +6,9 @@ import json
 from typing import Any
 
 import pytest
+from botocore.awsrequest import HeadersDict
 from botocore.eventstream import EventStreamBuffer
+from botocore.parsers import create_parser
 
 from understudy.core.errors import ValidationError
 from understudy.core.names import Place
@@ -69,3 +71,22 @@ def test_botocore_reads_event_messages() -> None:
     assert part.headers[":event-type"] == "PayloadPart"
     assert failure.headers[":exception-type"] == "ModelStreamError"
     assert json.loads(failure.payload) == {"Message": "gone", "ErrorCode": "StreamBroken"}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "content_type"),
+    [
+        ("json", b"application/x-amz-json-1.0"),
+        ("query", b"application/x-www-form-urlencoded; charset=utf-8"),
+        ("smithy-rpc-v2-cbor", b"application/cbor"),
+    ],
+)
+def test_a_server_that_is_away_is_told_in_the_clients_protocol(protocol: str, content_type: bytes) -> None:
+    data = answers.unavailable(content_type, b"", "The controller starts. " * 20, b"request-1")
+    head, _, body = data.partition(b"\r\n\r\n")
+    headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
+    assert int(headers["Content-Length"]) == len(body)
+    response = {"status_code": 503, "headers": HeadersDict(headers), "body": body}
+    parsed = create_parser(protocol).parse(response, None)
+    assert parsed["Error"]["Code"] == "ServiceUnavailable"
+    assert parsed["Error"]["Message"].startswith("The controller starts.")

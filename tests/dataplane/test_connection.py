@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +17,7 @@ from understudy.dataplane.connection import (
     DRAIN,
     HEAD_DEADLINE,
     IDLE,
+    MAX_TURNED_AWAY,
     STALLED_BODY,
     STALLED_READER,
     ClientConnection,
@@ -31,6 +34,7 @@ class Wire:
         self.ended = ""
         self.unsent = 0
         self.reading = True
+        self.socket: socket.socket | None = None
 
     def set_write_buffer_limits(self, high: int, low: int) -> None:
         pass
@@ -61,6 +65,10 @@ class Wire:
 
     def get_write_buffer_size(self) -> int:
         return self.unsent
+
+    def get_extra_info(self, name: str) -> Any:
+        assert name == "socket"
+        return self.socket
 
 
 @pytest.fixture
@@ -139,6 +147,28 @@ def test_a_reader_that_stands_still_is_cut_off(client: tuple[ClientConnection, W
     assert not transport.ended
     for _ in range(STALLED_READER):
         connection.sweep()
+    assert transport.ended == "aborted"
+
+
+def test_a_reader_that_reads_what_the_system_holds_does_not_stand_still(
+    client: tuple[ClientConnection, Wire],
+) -> None:
+    connection, transport = client
+    listener = socket.create_server(("127.0.0.1", 0))
+    with listener, socket.create_connection(listener.getsockname()) as reader, listener.accept()[0] as sender:
+        sender.setblocking(False)
+        held = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                held += sender.send(bytes(65_536))
+        transport.socket, transport.unsent = sender, 1000
+        connection.pause_writing()
+        for _ in range(3 * STALLED_READER):
+            reader.recv(held // (4 * STALLED_READER), socket.MSG_WAITALL)
+            connection.sweep()
+        assert not transport.ended
+        for _ in range(STALLED_READER + 1):
+            connection.sweep()
     assert transport.ended == "aborted"
 
 
@@ -250,15 +280,16 @@ def test_a_stream_that_waits_for_its_reader_is_not_overdue(
     assert link.said == ["pause", "resume"] and link.pending[0].due_ns > 60_000_000_000
 
 
-def test_connections_are_bounded(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("understudy.dataplane.connection.MAX_CONNECTIONS", 1)
+def test_connections_are_bounded(router: Router) -> None:
+    router.max_connections = 1
     wires = []
-    for _ in range(2):
+    for _ in range(MAX_TURNED_AWAY + 2):
         connection, transport = ClientConnection(router), Wire()
         stand_in: Any = transport
         connection.connection_made(stand_in)
         wires.append(transport)
-    assert [transport.data[:12] for transport in wires] == [b"", b"HTTP/1.1 503"]
+    assert [transport.data[:12] for transport in wires] == [b"", *[b"HTTP/1.1 503"] * (MAX_TURNED_AWAY + 1)]
+    assert [transport.ended for transport in wires] == ["", *["eof"] * MAX_TURNED_AWAY, "closed"]
 
 
 def test_bad_credentials_are_told_and_the_old_ones_stay(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import click
 import psutil
 import pytest
 from botocore.config import Config
@@ -33,7 +34,7 @@ def transform_fn(model, body, content_type, accept):
 """
 TAG = [{"Key": "understudy:autopilot", "Value": "rollback"}]
 
-pytestmark = [pytest.mark.journey, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.journey, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +80,12 @@ def endpoint(server: Any) -> Iterator[str]:
     sagemaker.delete_endpoint(EndpointName=NAME)
 
 
-def until(check: Callable[[], Any], patience_s: float = 90.0) -> Any:
+def until(check: Callable[[], Any], patience_s: float = 240.0) -> Any:
     deadline_s = time.monotonic() + patience_s
     while True:
-        with contextlib.suppress(ClientError):  # a controller that was killed is away for a moment
+        with contextlib.suppress(
+            ClientError, click.ClickException
+        ):  # a controller that was killed is away for a moment
             found = check()
             if found:
                 return found

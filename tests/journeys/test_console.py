@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,7 +24,7 @@ from understudy.sdk.servers import read_server
 
 pytest.importorskip("playwright.sync_api", reason="needs Playwright: run `make install`")
 
-pytestmark = [pytest.mark.journey, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.journey, pytest.mark.timeout(900)]
 
 HERE = Path(__file__).parent
 
@@ -59,6 +61,14 @@ def stage(server: Any) -> Iterator[Any]:
         traffic.enter_context(made.traffic("churn"))
         traffic.enter_context(made.traffic("ab", errors=True))
         yield made
+
+
+def records_found(page: Any) -> int:
+    """Ask the capture browser again; count what it shows once it has the answer."""
+    page.get_by_text("Reading …").wait_for(state="hidden")
+    page.get_by_role("button", name="Show", exact=True).click()
+    page.get_by_text("Reading …").wait_for(state="hidden")
+    return int(page.locator("details.record").count())
 
 
 # --- stories ---------------------------------------------------------------------------------------
@@ -295,13 +305,125 @@ def test_models_captures_and_the_invoke_box(visit: Visitor, stage: Any) -> None:
     page.get_by_role("heading", name="424").wait_for()
 
     page = visit.open("captures?endpoint=ab&variant=Variant2&inference_id=from-the-box&span=86400")
-    until(lambda: page.get_by_role("button", name="Show").click() or page.locator("details.record").count())
+    # One was sent by the box, one by the command that it showed.
+    until(lambda: records_found(page) > 1)
     record = page.locator("details.record").first
+    at_s = int(page.locator("details.record time").last.evaluate("one => new Date(one.dateTime) / 1000"))
     record.locator("summary").click()
     assert (
         record.locator("pre").first.inner_text() == "1,2,3"
         and "scores" in record.locator("pre").last.inner_text()
     )
+    # Until a time: the record is in the window that ends after it, and in none that ends before.
+    page = visit.open(f"captures?endpoint=ab&inference_id=from-the-box&span=900&until={at_s + 1}")
+    page.locator("details.record").first.wait_for()
+    page = visit.open(f"captures?endpoint=ab&inference_id=from-the-box&span=900&until={at_s}")
+    page.get_by_text("No records here").wait_for()
+
+
+# --- what goes wrong meanwhile ----------------------------------------------------------------------
+
+
+def only_notes_of_requests(complaints: list[str]) -> bool:
+    """The browser itself notes each request that failed, which no page can keep it from."""
+    return all("Failed to load resource" in one for one in complaints)
+
+
+def test_pages_outlive_a_restart_of_the_controller(visit: Visitor, stage: Any) -> None:
+    page = visit.open("")
+    row = page.get_by_role("row").filter(has=page.get_by_role("link", name="churn", exact=True))
+
+    def rate() -> float:
+        return float(row.locator("td").nth(2).inner_text().replace("–", "0"))
+
+    until(lambda: rate() > 1)
+    processes = page.evaluate("async () => (await (await fetch('/console/api/status')).json()).processes")
+    (pid,) = [one["pid"] for one in processes if one["role"] == "controller"]
+    os.kill(pid, signal.SIGKILL)
+    page.get_by_text("Reconnecting").wait_for()
+    page.get_by_text("Reconnecting").wait_for(state="hidden")
+    shown = row.locator("td").nth(2).inner_text()
+    until(lambda: row.locator("td").nth(2).inner_text() != shown)
+    page.get_by_role("link", name="churn", exact=True).click()
+    page.get_by_role("heading", name="churn", exact=True).wait_for()
+    assert only_notes_of_requests(visit.complaints), visit.complaints
+    visit.complaints.clear()
+
+
+def test_a_session_that_is_over_is_asked_for_again(chromium: Any, server: Any, stage: Any) -> None:
+    context = chromium.new_context()
+    visitor = Visitor(context.new_page(), server)
+    visitor.sign_in()
+    page = visitor.open("endpoints/churn?range=1h")
+    context.clear_cookies()
+    page.get_by_text("Your session is over").wait_for()
+    field = page.get_by_label("Access key ID")
+    facts = read_server(server.data_dir)
+    field.press_sequentially(facts.access_key_id, delay=50)  # while whatever asked goes on asking
+    assert field.input_value() == facts.access_key_id
+    page.get_by_label("Secret access key").fill(facts.secret_access_key)
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="churn", exact=True).wait_for()
+    assert page.url.endswith("endpoints/churn?range=1h")
+    assert only_notes_of_requests(visitor.complaints), visitor.complaints
+    context.close()
+
+
+def test_an_endpoint_that_fails_and_goes(visit: Visitor, stage: Any) -> None:
+    """A name as long as names are, a reason that matters, and a page of what is deleted meanwhile."""
+    name = "f" * 63
+    stage.model("broken", "def model_fn(model_dir):\n    raise RuntimeError('<i>no weights</i>')\n")
+    variant = {"VariantName": "v" * 63, "ModelName": "broken", "InstanceType": "ml.m5.large"}
+    variant |= {"InitialInstanceCount": 1, "InitialVariantWeight": 1.0}
+    stage.sm.create_endpoint_config(EndpointConfigName="broken", ProductionVariants=[variant])
+    stage.sm.create_endpoint(EndpointName=name, EndpointConfigName="broken")
+    page = visit.open("")
+    attention = page.get_by_role("region", name="Needs attention")
+    attention.get_by_text("<i>no weights</i>").wait_for()
+    attention.get_by_role("link", name=name).click()
+    page.get_by_role("heading", name=name).wait_for()
+    page.get_by_text("<i>no weights</i>").first.wait_for()
+    page.locator("header.head .chip", has_text="Failed").wait_for()
+    page.set_viewport_size({"width": 360, "height": 740})
+    wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert page.evaluate(wide) == 0
+    stage.sm.delete_endpoint(EndpointName=name)
+    page.get_by_role("heading", name="Overview").wait_for()
+    page = visit.page
+    page.goto(f"{visit.server.url}/console/endpoints/{name}")
+    page.get_by_text("Could not find").wait_for()
+    assert only_notes_of_requests(visit.complaints), visit.complaints
+    visit.complaints.clear()
+
+
+ODD_PLACES = [
+    "nowhere",
+    "endpoints/%E0%A4%A",
+    "endpoints/none%2F..%2Fx",
+    "endpoints/ab?range=none&log=%22%3Cb%3E",
+    "shadow-tests/none",
+    "shadow-tests?status=none",
+    "shadow-tests/new?endpoint=none&model=none&way=none",
+    "ab/none",
+    "ab/ab?control=none&treatment=none",
+    "alarms/none",
+    "alarms?state=none&endpoint=none",
+    "models/config/none",
+    "models?find=%00%ff",
+    "captures?endpoint=none&span=none&until=none",
+    "captures?endpoint=ab&until=1e99",
+    "invoke?endpoint=none&variant=none",
+    "endpoints/ab/update?config=none&way=none",
+]
+
+
+def test_odd_addresses_are_answered_in_words(visit: Visitor, stage: Any) -> None:
+    for place in ODD_PLACES:
+        page = visit.page
+        page.goto(f"{visit.server.url}/console/{place}")
+        page.locator("main h1, main .notice").first.wait_for()
+        assert only_notes_of_requests(visit.complaints), (place, visit.complaints)
+        visit.complaints.clear()
 
 
 # --- hostile words ---------------------------------------------------------------------------------
@@ -310,7 +432,8 @@ ECHO = """\
 def model_fn(model_dir):
     return None
 def transform_fn(model, body, content_type, accept):
-    text = body if isinstance(body, str) else bytes(body).decode()
+    encoding = "utf-8" if content_type == "text/csv" else "latin-1"
+    text = body if isinstance(body, str) else bytes(body).decode(encoding)
     print(text, flush=True)
     if text.startswith("<b>fail"):
         raise ValueError(text)
@@ -335,6 +458,10 @@ def hostile(stage: Any) -> Any:
             **more,
         )
         assert answer["Body"].read().decode() == text
+    binary = bytes(range(256))
+    runtime.invoke_endpoint(
+        EndpointName="hostile", ContentType="application/octet-stream", Body=binary, InferenceId="binary"
+    )
     stage.sm.create_inference_experiment(
         Name="hostile-test",
         Type="ShadowMode",
@@ -365,11 +492,15 @@ def test_hostile_bodies_ids_and_logs_are_text(visit: Visitor, hostile: Any) -> N
         )
 
     until(lambda: everything() >= 300)
-    page.get_by_role("button", name="Show").click()
-    until(lambda: page.locator("details.record").count() >= 50)
+    until(lambda: records_found(page) >= 50)
     for record in page.locator("details.record > summary").all()[:50]:
         record.click()
     assert page.locator("details.record pre").first.inner_text() in HOSTILE
+    unharmed(visit)
+    page = visit.open("captures?endpoint=hostile&span=2592000&inference_id=binary")
+    until(lambda: records_found(page))
+    page.locator("details.record > summary").click()
+    assert "256 bytes" in page.locator("details.record").inner_text()
     unharmed(visit)
     page = visit.open("endpoints/hostile")
     until(lambda: "window.hit" in page.get_by_role("log").inner_text())
@@ -423,7 +554,12 @@ def test_hostile_names_reasons_and_errors_are_text(visit: Visitor, hostile: Any)
         lambda route: route.fulfill(body="retry: 60000\n\n", content_type="text/event-stream"),
     )
     page = visit.open("")
+    until(lambda: page.locator("tbody tr").count() == 100)
+    page.get_by_role("button", name="Show 100 more of 200").click()
+    page.get_by_role("button", name="Show 100 more of 100").click()
     assert page.locator("tbody tr").count() == 300
+    page.get_by_role("button", name="Show 592 more").click()
+    assert page.get_by_role("region", name="Needs attention").get_by_role("listitem").count() == 600
     assert page.locator("tbody tr a").nth(1).inner_text() == HOSTILE[1]
     unharmed(visit)
     page = visit.open("captures")
@@ -505,8 +641,9 @@ def test_snippets_hold_any_text(visit: Visitor, hostile: Any, tmp_path: Path) ->
             check=True,
         )
         words = done.stdout.split("\0")[:-1]
-        assert words[:4] == ["sagemaker", "add-tags", "--name", text]
-        assert json.loads(words[5]) == [{"Key": text}]
+        name = [f"--name={text}"] if text.startswith("-") else ["--name", text]
+        assert words[:-1] == ["sagemaker", "add-tags", *name, "--more"]
+        assert json.loads(words[-1]) == [{"Key": text}]
     assert not list(tmp_path.iterdir())
 
 
@@ -524,7 +661,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [1280, 360])
 def test_pages_are_accessible(
     chromium: Any, server: Any, stage: Any, signed_in: Any, scheme: str, width: int
 ) -> None:

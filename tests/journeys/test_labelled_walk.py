@@ -28,7 +28,7 @@ POLICY = {
     "guardrails": [{"metric": "error_rate"}, {"metric": "auc", "margin": 0.03}],
 }
 
-pytestmark = [pytest.mark.journey, pytest.mark.shared_data, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.journey, pytest.mark.shared_data, pytest.mark.timeout(900)]
 
 Answers = list[tuple[str, str, float]]  # inference id, variant, score
 

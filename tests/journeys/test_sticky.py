@@ -3,6 +3,7 @@ counted, to the unit, in the stage by whose shares it was routed."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tarfile
 import time
@@ -19,7 +20,7 @@ from understudy.core.stages import Source
 from understudy.stores.assignments import SqliteAssignments
 from understudy.stores.evidence import SqliteEvidence
 
-pytestmark = [pytest.mark.journey, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.journey, pytest.mark.timeout(900)]
 
 ENDPOINT = "sticky-shop"
 ROLE = "arn:aws:iam::123456789012:role/understudy"
@@ -33,7 +34,7 @@ def transform_fn(model, body, content_type, accept):
 
 
 def eventually(check: Callable[[], Any], what: str) -> Any:
-    deadline_s = time.monotonic() + 60.0
+    deadline_s = time.monotonic() + 240.0
     while not (value := check()):
         assert time.monotonic() < deadline_s, what
         time.sleep(0.05)
@@ -85,11 +86,12 @@ def in_service(sagemaker: Any) -> None:
 
 
 def routers(server: Any) -> list[psutil.Process]:
-    return [
-        one
-        for one in psutil.Process(server.pid).children(recursive=True)
-        if one.cmdline() and one.cmdline()[0].startswith("understudy router")
-    ]
+    found = []
+    for one in psutil.Process(server.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile, or is a zombie
+            if one.cmdline() and one.cmdline()[0].startswith("understudy router"):
+                found.append(one)
+    return found
 
 
 class Callers:
@@ -226,7 +228,12 @@ def _check_metrics(server: Any, callers: Callers) -> None:
     for variant in ("A", "B"):
         for source in Source:
             wanted = sum(counts[variant, source] for counts in callers.seen)
-            assert _sum(server, "AssignedRequests", variant, "Source", source) == wanted, (variant, source)
+            eventually(
+                lambda variant=variant, source=source, wanted=wanted: (
+                    _sum(server, "AssignedRequests", variant, "Source", source) == wanted
+                ),
+                f"requests of {variant} by {source} are not {wanted}",
+            )
 
 
 def _sum(server: Any, metric: str, variant: str, dimension: str, value: str) -> int:

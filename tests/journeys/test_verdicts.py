@@ -38,7 +38,7 @@ def transform_fn(model, body, content_type, accept):
     return body, "text/plain"
 """
 
-pytestmark = [pytest.mark.journey, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.journey, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def ask(server: Any, endpoint: str) -> Callable[..., dict[str, Any]]:
     return call
 
 
-def until(check: Callable[[], Any], patience_s: float = 60.0) -> Any:
+def until(check: Callable[[], Any], patience_s: float = 200.0) -> Any:
     deadline_s = time.monotonic() + patience_s
     while True:
         found = check()
@@ -280,7 +280,7 @@ def test_an_alarm_on_evidence_rolls_an_update_back(server: Any, endpoint: str) -
             found: dict[str, Any] = sagemaker.describe_endpoint(EndpointName="canary")
             return found if found["EndpointStatus"] == "InService" else None
 
-        found = until(rolled_back, 120.0)
+        found = until(rolled_back, 240.0)
     finally:
         stop.set()
         thread.join()
@@ -289,3 +289,133 @@ def test_an_alarm_on_evidence_rolls_an_update_back(server: Any, endpoint: str) -
     assert (told["verdict"], told["kind"]) == ("ROLLBACK", "rollout")
     assert told["treatment"]["config"] == "canary-new" and told["control"]["config"] == "canary-old"
     sagemaker.delete_endpoint(EndpointName="canary")
+
+
+def serve(server: Any, name: str, variants: tuple[tuple[str, str], ...], **config: Any) -> None:
+    """Create an endpoint of variants with equal weights and wait until it serves."""
+    sagemaker = server.client("sagemaker")
+    sagemaker.create_endpoint_config(
+        EndpointConfigName=name,
+        ProductionVariants=[
+            {
+                "VariantName": variant,
+                "ModelName": model,
+                "InstanceType": "ml.m5.large",
+                "InitialInstanceCount": 1,
+            }
+            for variant, model in variants
+        ],
+        **config,
+    )
+    sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
+    waiter = sagemaker.get_waiter("endpoint_in_service")
+    waiter.wait(EndpointName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 250})
+
+
+def test_a_metric_of_putmetricdata_is_judged_each_value_once(server: Any, endpoint: str) -> None:
+    """A service tells which answers were useless, as they come; the controller is killed in between."""
+    name = "measured"
+    serve(server, name, (("A", "good"), ("B", "good")))
+
+    def ask(method: str, rest: str, **options: Any) -> dict[str, Any]:
+        return call_server(read_server(server.data_dir), method, endpoint_path(name, rest), **options)
+
+    rule = {"metric": "useless", "measure": "rate", "source": "cloudwatch", "namespace": "Shop"}
+    rule |= {"resolution_s": 1, "delay_s": 3}
+    ask("PUT", "policy", body={"kind": "deploy", "guardrails": [rule]})
+    runtime, cloudwatch = server.client("sagemaker-runtime"), server.client("cloudwatch")
+    sent: Counter[tuple[str, bool]] = Counter()
+    for part in range(20):
+        data = []
+        for number in range(20):
+            variant = runtime.invoke_endpoint(EndpointName=name, Body=b"x")["InvokedProductionVariant"]
+            useless = variant == "B" and number % 3 == 0
+            sent[variant, useless] += 1
+            dimensions = [
+                {"Name": "EndpointName", "Value": name},
+                {"Name": "VariantName", "Value": variant},
+            ]
+            data.append(
+                {
+                    "MetricName": "useless",
+                    "Dimensions": dimensions,
+                    "Timestamp": datetime.now(UTC),
+                    "Value": float(useless),
+                    "StorageResolution": 1,
+                }
+            )
+        cloudwatch.put_metric_data(Namespace="Shop", MetricData=data)
+        if part == 10:
+            (controller,) = [
+                one
+                for one in psutil.Process(server.pid).children()
+                if "controller" in " ".join(one.cmdline())
+            ]
+            os.kill(controller.pid, signal.SIGKILL)
+
+            def answers() -> bool:
+                with contextlib.suppress(ClientError):
+                    cloudwatch.list_metrics(Namespace="Shop")
+                    return True
+                return False
+
+            until(answers)
+
+    def counted() -> dict[str, Any] | None:
+        told = ask("GET", "verdict")
+        found = told["evidence"][0]
+        return told if sum(one["requests"] for one in found["stages"]) >= 400 else None
+
+    told = until(counted)
+    (found,) = told["evidence"]
+    assert sum(one["requests"] for one in found["stages"]) == sum(sent.values()) == told["requests"]
+    assert found["events"] == {"control": 0, "treatment": sent["B", True]}
+    assert told["verdict"] == "ROLLBACK" and "useless" in told["reason"]
+    server.client("sagemaker").delete_endpoint(EndpointName=name)
+
+
+def test_a_shadow_that_fails_is_told_without_being_asked_for(server: Any, endpoint: str) -> None:
+    name = "shadowed"
+    shadow = {
+        "VariantName": "S",
+        "ModelName": "bad",
+        "InstanceType": "ml.m5.large",
+        "InitialInstanceCount": 1,
+        "InitialVariantWeight": 1.0,
+    }
+    capture = {
+        "InitialSamplingPercentage": 100,
+        "DestinationS3Uri": f"s3://{BUCKET}/capture",
+        "CaptureOptions": [{"CaptureMode": "Output"}],
+    }
+    serve(server, name, (("A", "good"),), ShadowProductionVariants=[shadow], DataCaptureConfig=capture)
+    runtime, cloudwatch = server.client("sagemaker-runtime"), server.client("cloudwatch")
+    for _ in range(300):
+        runtime.invoke_endpoint(EndpointName=name, Body=b"x")
+
+    def events() -> list[dict[str, Any]]:
+        told = call_server(read_server(server.data_dir), "GET", endpoint_path(name, "events"))
+        return [one for one in told["events"] if one["kind"] == "VerdictChanged"]
+
+    def decided() -> bool:
+        return any(one["to"] in ("ROLLBACK", "INVALID") for one in events())
+
+    until(decided)
+    # A slow machine sheds copies: then the shadow is not judged by what is left.
+    assert {one["detail"]["kind"] for one in events()} == {"shadow"}
+    told = call_server(read_server(server.data_dir), "GET", endpoint_path(name, "verdict"))
+    assert told["verdict"] == events()[-1]["to"], told
+    if told["verdict"] == "ROLLBACK":
+        assert told["decided_at"] is not None
+    dimensions = [{"Name": "EndpointName", "Value": name}, {"Name": "VariantName", "Value": "S"}]
+    points = cloudwatch.get_metric_statistics(
+        Namespace="Understudy/Verdicts",
+        MetricName="HarmEvidenceLog10",
+        Dimensions=dimensions,
+        StartTime=datetime.now(UTC) - timedelta(minutes=5),
+        EndTime=datetime.now(UTC) + timedelta(minutes=1),
+        Period=60,
+        Statistics=["Maximum"],
+    )["Datapoints"]
+    assert max(point["Maximum"] for point in points) >= 2.0
+    server.client("sagemaker").delete_endpoint(EndpointName=name)

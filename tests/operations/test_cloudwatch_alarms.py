@@ -416,17 +416,17 @@ def test_disabled_actions_are_not_planned(cloud: Cloud, records: Records) -> Non
     assert cloud("DescribeAlarms")["MetricAlarms"][0]["ActionsEnabled"] is True
 
 
-def test_deletion_is_all_or_nothing(cloud: Cloud, records: Records) -> None:
+def test_deletion_keeps_what_others_need(cloud: Cloud, records: Records) -> None:
     for name in ("a", "b"):
         cloud.put(name, Tags=[{"Key": "k", "Value": name}])
     composite(cloud, "c", "ALARM(a)")
     composite(cloud, "d", "ALARM(b)")
-    missing = refused(cloud, "DeleteAlarms", AlarmNames=["a", "gone"])
+    missing = refused(cloud, "DeleteAlarms", AlarmNames=["gone"])
     assert (missing.code, missing.status) == ("ResourceNotFound", 404) and "gone" in missing.message
     assert "depending" in refused(cloud, "DeleteAlarms", AlarmNames=["a"]).message
     assert "one composite" in refused(cloud, "DeleteAlarms", AlarmNames=["c", "d"]).message
     assert len(records.find(Alarm, Query())) == 4
-    cloud("DeleteAlarms", AlarmNames=["a", "c", "a"])
+    cloud("DeleteAlarms", AlarmNames=["a", "c", "gone", "a"])
     assert cloud.names(AlarmTypes=["MetricAlarm", "CompositeAlarm"]) == ["b", "d"]
     cloud.put("a")
     assert cloud("ListTagsForResource", ResourceARN=alarm_arn(Place(), "a"))["Tags"] == []

@@ -288,7 +288,10 @@ def advance(policy: Policy, evidence: Evidence, batch: Batch) -> Evidence:
 
 
 def with_largest(evidence: Evidence, before: Evidence) -> Evidence:
-    """Keep the largest that each answer ever weighed, of evidence that is made anew at each look."""
+    """Keep the largest that each answer ever weighed, of evidence that is made anew at each look.
+
+    Checks are of what is there now: what was missing may have come.
+    """
 
     def larger(one: Weight, other: Weight) -> Weight:
         return Weight(one.log_e, max(one.max_log_e, other.max_log_e))
@@ -300,15 +303,7 @@ def with_largest(evidence: Evidence, before: Evidence) -> Evidence:
             harm, noninferiority, superiority, no_gain = map(larger, one.weights, held.weights)
             one = replace(one, weights=(harm, noninferiority, superiority, no_gain))
         metrics.append(one)
-    checks = {one.name: one for one in before.checks}
-    return replace(
-        evidence,
-        metrics=tuple(metrics),
-        checks=tuple(
-            replace(one, weight=larger(one.weight, checks[one.name].weight)) if one.name in checks else one
-            for one in evidence.checks
-        ),
-    )
+    return replace(evidence, metrics=tuple(metrics))
 
 
 def _counts(checks: Mapping[str, RatioCheck], name: str) -> Tallies:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -43,7 +43,7 @@ class Counted:
     Attributes:
         stages: By stage: the control's values and ones, the treatment's values and ones.
         unfit: Values that are neither 0 nor 1, in periods of both arms that were read.
-        waiting: By second and stage, requests of control and treatment whose period is not over.
+        waiting: By period and stage, requests of control and treatment whose period is not over.
     """
 
     from_s: int
@@ -109,7 +109,8 @@ class MeasuredReader:
             until_s = math.floor((now_s - rule.cloudwatch.delay_s) / step_s) * step_s
             spans = list(_spans(judgement, stages, step_s, rule.warmup_s))
             found, after = self._read(judgement, rule.cloudwatch, stages, spans, before, until_s)
-            due = _due(judgement.pair, stages, spans, requests, after, until_s)
+            periods = [replace(one, at_s=one.at_s // step_s * step_s) for one in requests]
+            due = _due(judgement.pair, stages, spans, periods, after, until_s)
             if found:
                 rates[name] = found
             if due:

@@ -24,7 +24,13 @@ from understudy.capture.judging import Judged, decided
 from understudy.capture.reader import Captured, ObjectSource, read_window
 from understudy.core.endpoints import Fleet, FleetVariant
 from understudy.core.judgements import ArmRef, Pair, ShadowJudgement
-from understudy.core.metrics import ENDPOINT_NAMESPACE, SeriesKey, dimensions_of
+from understudy.core.metrics import (
+    ENDPOINT_NAMESPACE,
+    SHADOW_REQUESTS,
+    UNDERSTUDY_NAMESPACE,
+    SeriesKey,
+    dimensions_of,
+)
 from understudy.core.outcomes import LABEL, Scalar, Value
 from understudy.core.policies import Measure, Policy, parse_policy, shadow_policy
 from understudy.core.ports import Evidence, Objects, Outcomes, Series, Stages
@@ -215,28 +221,27 @@ def _errors(
     if not share > 0.0:
         return None
     ours = [one for one in stores.log.totals(pair.endpoint) if one.fleet_id == fleet.fleet_id]
-    dimensions = dimensions_of(
-        {
-            "EndpointName": pair.endpoint,
-            "VariantName": treatment.name,
-            "EndpointConfigName": fleet.config_name,
-        }
-    )
+    named = {"EndpointName": pair.endpoint, "VariantName": treatment.name}
+    of_fleet = {**named, "EndpointConfigName": fleet.config_name}
+    young = now_s - began_s < _SHORT_S
 
-    def total(metric: str) -> int:
-        period_s = 1 if now_s - began_s < _SHORT_S else 60
+    def total(metric: str, namespace: str = ENDPOINT_NAMESPACE, **dimensions: str) -> int:
+        period_s = 1 if young else 60
         start_s = int(began_s) // period_s * period_s
-        key = SeriesKey(ENDPOINT_NAMESPACE, metric, dimensions)
+        key = SeriesKey(namespace, metric, dimensions_of(dimensions or of_fleet))
         found = stores.series.read(key, start_s, int(now_s) + period_s, period_s)
         return round(sum(bucket.summary.sum for bucket in found))
 
+    copies = total("Invocations")
+    if young:  # copies that are under way are missing nowhere
+        copies = max(copies, total(SHADOW_REQUESTS, UNDERSTUDY_NAMESPACE, **named, Outcome="mirrored"))
     return Tally(
         0,
         share / (1.0 + share),
         sum(one.failures + one.caller_errors for one in ours),
         total("Invocation4XXErrors") + total("Invocation5XXErrors"),
         sum(one.requests for one in ours),
-        total("Invocations"),
+        copies,
     )
 
 

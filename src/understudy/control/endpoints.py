@@ -366,7 +366,9 @@ class EndpointLoop:
             download_timeout_s=variant.download_timeout_s,
             shadow=variant.shadow,
             cpu_percent=variant.cpu_percent,
-            patient=endpoint.update is None if variant.shadow else slot in incoming_slots(endpoint),
+            patient=endpoint.update is None
+            if variant.shadow
+            else endpoint.fleet is not None and slot in incoming_slots(endpoint),
         )
 
     def _stop_orphans(self, states: dict[str, list[InstanceState]]) -> bool:

@@ -115,7 +115,7 @@ class Entry:
             if self._generation != journal.generation or journal.at > journal.limit:
                 self._slot = self._ledger.slot(self._name)
                 self._generation = journal.generation
-            journal.write(self._slot, value, 0)
+            journal.add(self._slot, value)
 
 
 class Expectation(Entry):

@@ -220,10 +220,23 @@ def unavailable(content_type: bytes, authorization: bytes, message: str, request
             "<ErrorResponse><Error><Type>Receiver</Type><Code>ServiceUnavailable</Code>"
             f"<Message>{message}</Message></Error></ErrorResponse>"
         )
+    elif content_type.startswith(b"application/cbor"):
+        return _unavailable_503(
+            b"application/cbor\r\nsmithy-protocol: rpc-v2-cbor", _cbor_error(message), request_id
+        )
     else:
         kind = b"application/json"
         text = json.dumps({"__type": "ServiceUnavailable", "message": message, "Message": message})
-    body = text.encode()
+    return _unavailable_503(kind, text.encode(), request_id)
+
+
+def _cbor_error(message: str) -> bytes:
+    """Encode a map of two texts: RFC 8949, section 3."""
+    parts = (part.encode() for part in ("__type", "ServiceUnavailable", "message", message))
+    return b"\xa2" + b"".join(b"\x79" + len(part).to_bytes(2, "big") + part for part in parts)
+
+
+def _unavailable_503(kind: bytes, body: bytes, request_id: bytes) -> bytes:
     return (
         b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: %b\r\nx-amzn-ErrorType: ServiceUnavailable\r\n"
         b"x-amzn-RequestId: %b\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b"

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from understudy.core.routing import CaptureRoute
     from understudy.dataplane.accounting import Ledger
     from understudy.dataplane.calls import Call
-    from understudy.dataplane.invocation import Invocation
 
 MAX_JOINED_BYTES = 8 * 1024 * 1024
 KIND = "capture"
@@ -103,7 +102,7 @@ class Tap:
         gathering = event.gathering(call)
         if gathering is None:
             return
-        gathering.expectation.add()
+        gathering.announce()
         request = call.body
         size_bytes = len(request) + len(body)
         if size_bytes > SMALL_BYTES:
@@ -115,7 +114,7 @@ class Tap:
             if not self._gathered:
                 self._loop.call_later(GATHER_S, self.pack)
             self._gathered.append(gathering)
-        gathering.keep(event, call.invocation, request, head, body)
+        gathering.keep(event, call.invocation.told, request, head, body)
         self._gathered_bytes += size_bytes + TUPLE_BYTES
         if self._gathered_bytes > GATHERED_BYTES:
             self._gathered_bytes = 0
@@ -147,17 +146,22 @@ class Tap:
 
 
 class EndpointCapture:
-    """The capture of one endpoint."""
+    """The capture of one endpoint.
 
-    __slots__ = ("_gatherings", "endpoint", "route", "share", "tap", "unsampled")
+    Attributes:
+        gatherings: By variant.
+    """
+
+    __slots__ = ("durable", "endpoint", "gatherings", "route", "share", "tap", "unsampled")
 
     def __init__(self, tap: Tap, endpoint: str, route: CaptureRoute) -> None:
         self.tap = tap
         self.endpoint = endpoint
         self.route = route
         self.share = route.sampling_percent / 100.0
+        self.durable = route.durable
         self.unsampled = Event(self, 0, 0.0)
-        self._gatherings: dict[str, Gathering] = {}
+        self.gatherings: dict[str, Gathering] = {}
 
     def begin(self) -> Event:
         """Decide for one production request whether it is captured."""
@@ -168,38 +172,39 @@ class EndpointCapture:
         return Event(self, number, tap.wall_s())
 
     def gathering(self, variant: str) -> Gathering:
-        """Return where the records of a variant are gathered."""
-        known = self._gatherings.get(variant)
-        if known is None:
-            known = self._gatherings[variant] = Gathering(self, variant)
-        return known
+        """Begin to gather the records of a variant."""
+        made = self.gatherings[variant] = Gathering(self, variant)
+        return made
 
 
 class Gathering:
     """Small records of one variant that are not packed yet.
 
     Attributes:
-        expectation: Counts every record of the variant before its answer leaves.
+        announce: Counts a record of the variant; called before its answer leaves.
     """
 
-    __slots__ = ("_capture", "_inputs", "_kinds", "_outputs", "_variant", "expectation", "records")
+    __slots__ = ("_capture", "_inputs", "_kinds", "_outputs", "_variant", "announce", "records")
 
     def __init__(self, capture: EndpointCapture, variant: str) -> None:
-        self.expectation = capture.tap.ledger.expectation(KIND, capture.endpoint, variant)
+        self.announce = capture.tap.ledger.expectation(KIND, capture.endpoint, variant).add
         self.records: list[Packed] = []
         self._capture = capture
         self._variant = variant
         self._inputs, self._outputs = capture.route.inputs, capture.route.outputs
         self._kinds: dict[tuple[str, bytes], int] = {}  # by the request's type and the answer's head
 
-    def keep(self, event: Event, invocation: Invocation, request: bytes, head: bytes, body: bytes) -> None:
+    def keep(
+        self, event: Event, told: tuple[str, str | None, str | None], request: bytes, head: bytes, body: bytes
+    ) -> None:
         """Keep what the record of an answered call is made of.
 
         Args:
+            told: See ``Invocation.told``.
             request: Its body.
             head: Of the worker's answer.
         """
-        input_type, inference_id, attributes = invocation.told
+        input_type, inference_id, attributes = told
         kinds = self._kinds
         kind = kinds.get((input_type, head))
         if kind is None:
@@ -251,7 +256,7 @@ class Event:
         self.number = number
         self.at_s = at_s
         self._streamed: _Streamed | None = None
-        self.holds = capture.route.durable and number != 0
+        self.holds = capture.durable and number != 0
 
     @property
     def event_id(self) -> str | None:
@@ -271,7 +276,8 @@ class Event:
         """Return where an answered call's record is to be kept; None, counted so, when it was not drawn."""
         capture = self._capture
         if self.number:
-            return capture.gathering(call.variant.name)
+            name = call.variant.name
+            return capture.gatherings.get(name) or capture.gathering(name)
         capture.tap.ledger.note(KIND, capture.endpoint, call.variant.name, "sampling")
         return None
 
@@ -284,7 +290,7 @@ class Event:
         gathering = self.gathering(call)
         if gathering is None:
             return False
-        gathering.expectation.add()
+        gathering.announce()
         return True
 
     def keep(self, call: Call, head: bytes, body: bytes, acknowledge: Acknowledge | None = None) -> bool:

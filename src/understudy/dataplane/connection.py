@@ -8,7 +8,10 @@ All deadlines are counted in the router's one-second sweeps; no timer is made pe
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
+import sys
+import termios
 import time
 from enum import IntEnum
 from typing import TYPE_CHECKING, cast
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from understudy.dataplane.calls import Call
     from understudy.dataplane.router import Router
 
-MAX_CONNECTIONS = 8192
+MAX_TURNED_AWAY = 32  # of those above the most, how many at a time may take their time to go
 READ_AHEAD_BYTES = 64 * 1024
 WRITE_HIGH_BYTES = 1024 * 1024
 WRITE_LOW_BYTES = 768 * 1024  # near it, so that a slow reader's stream goes on before its worker gives it up
@@ -142,8 +145,11 @@ class ClientConnection(asyncio.Protocol):
         stream.set_write_buffer_limits(high=WRITE_HIGH_BYTES, low=WRITE_LOW_BYTES)
         connections = self._router.connections
         connections.add(self)
-        if len(connections) > MAX_CONNECTIONS:
+        room = self._router.max_connections - len(connections)
+        if room < 0:
             self._end_with(ServiceUnavailable("Too many connections. Try again."))
+            if room < -MAX_TURNED_AWAY:
+                stream.close()  # without waiting until it has read why
 
     def data_received(self, data: bytes) -> None:
         if self._state == 0 and not self._buffer and not self._writing_paused:
@@ -599,7 +605,7 @@ class ClientConnection(asyncio.Protocol):
         if transport is None:
             return
         if self._writing_paused:
-            unsent = transport.get_write_buffer_size()
+            unsent = transport.get_write_buffer_size() + _queued_by_kernel(transport)
             self._ticks = self._ticks + 1 if unsent >= self._seen_unsent else 0
             self._seen_unsent = unsent
             self._router.note_unread(self, unsent)
@@ -648,6 +654,23 @@ class ClientConnection(asyncio.Protocol):
         """End the connection unless a request is under way on it."""
         if self._transport is not None and (self.is_idle or self._state == _DRAIN):
             self._transport.close()
+
+
+def _queued_by_kernel(transport: asyncio.Transport) -> int:
+    """Return what the caller has not acknowledged of what was handed to the system.
+
+    Its buffer takes megabytes and asks for more only once a third of it is free: what still waits here may
+    stand still for long while a slow caller reads all the time.
+    """
+    sock = transport.get_extra_info("socket")
+    if sock is None:
+        return 0
+    answer = bytearray(4)
+    try:
+        fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, answer)
+    except OSError:
+        return 0  # it has just been closed
+    return int.from_bytes(answer, sys.byteorder)
 
 
 def _sha256(body: bytes) -> str:

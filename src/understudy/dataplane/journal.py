@@ -115,6 +115,12 @@ class Journal:
         _pack_cell(self._map, at, value & WORD, second & WORD, slot, self.generation)
         self.at = at + 16
 
+    def add(self, slot: int, value: int) -> None:
+        """Add a cell with one small value."""
+        at = self.at
+        _pack_cell(self._map, at, value, 0, slot, self.generation)
+        self.at = at + 16
+
     def close(self) -> None:
         """Let go of the file, as the end of the process does."""
         self._map.close()

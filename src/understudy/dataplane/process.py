@@ -34,7 +34,7 @@ from understudy.dataplane.dice import splitmix64
 from understudy.dataplane.gate import BadCredentials, Gate
 from understudy.dataplane.instances import PING_EVERY_S
 from understudy.dataplane.journal import SUFFIX, Journal
-from understudy.dataplane.router import Router
+from understudy.dataplane.router import MAX_CONNECTIONS, Router
 from understudy.dataplane.table import load_table
 from understudy.worker.process import keep_freed_memory, watch_lifeline
 
@@ -68,10 +68,11 @@ def main(argv: list[str], *, draw: Callable[[], float] | None = None) -> int:
     )
     setproctitle.setproctitle(f"understudy router {options.router}")
     os.chdir(options.run_dir)
-    _raise_file_limit()
+    max_files = _raise_file_limit()
     keep_freed_memory(KEPT_BYTES)
     try:
-        return uvloop.run(_Process(options, draw or splitmix64(int.from_bytes(os.urandom(8), "big"))).run())
+        draw = draw or splitmix64(int.from_bytes(os.urandom(8), "big"))
+        return uvloop.run(_Process(options, draw, max_files).run())
     except BadCredentials as error:
         log.error("%s", error)
         return 2
@@ -95,16 +96,29 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return options
 
 
-def _raise_file_limit() -> None:
+def _raise_file_limit() -> int:
+    """Allow this process as many open files as it may have, and return how many that is."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # a sandbox may forbid it: the soft limit then stands
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_CONNECTIONS * 2 if soft == resource.RLIM_INFINITY else soft
+
+
+def max_connections(max_files: int) -> int:
+    """Return how many callers may be connected, so that files are left for all else.
+
+    >>> max_connections(1 << 20), max_connections(1024), max_connections(256)
+    (8192, 768, 128)
+    """
+    return min(MAX_CONNECTIONS, max(max_files - 256, max_files // 2))
 
 
 class _Process:
-    def __init__(self, options: argparse.Namespace, draw: Callable[[], float]) -> None:
+    def __init__(self, options: argparse.Namespace, draw: Callable[[], float], max_files: int) -> None:
         self._options = options
         self._draw = draw
+        self._max_files = max_files
         self._wall_s = self._clock(options.time_anchor, options.time_scale)
         self._boot = os.urandom(8).hex()
         self._second = 0
@@ -136,6 +150,7 @@ class _Process:
                 instance_id, reason, silent_s
             ),
         )
+        self._router.max_connections = max_connections(self._max_files)
         self._control = ControlLink(
             options.router,
             self._boot,

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MAX_CONNECTIONS = 8192
 MAX_UNREAD_BYTES = 512 * 1024 * 1024  # of answers whose callers are behind
 
 
@@ -54,6 +55,7 @@ class Router:
         heads: Unsigned invoke heads already read, by their bytes: a keep-alive client repeats itself.
         familiar: The same for SDKs' heads, signed ones too, by what :func:`familiar.cut` leaves of them.
         stopping: Answers carry ``Connection: close``.
+        max_connections: Further ones are answered 503.
         reserved_bytes: Of bodies that are still coming in.
     """
 
@@ -85,6 +87,7 @@ class Router:
         self.familiar: dict[bytes, Familiar] = {}
         self.connections: set[ClientConnection] = set()
         self.stopping = False
+        self.max_connections = MAX_CONNECTIONS
         self.reserved_bytes = 0
         self._unread: dict[ClientConnection, int] = {}  # who is behind, for the longest time first
         self._unread_bytes = 0

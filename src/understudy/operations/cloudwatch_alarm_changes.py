@@ -112,22 +112,21 @@ def _set_enabled(services: Services, names: list[str], *, enabled: bool) -> dict
 
 
 def delete_alarms(services: Services, request: dict[str, Any]) -> dict[str, Any]:
-    """Forget alarms, all of them or, when one can't be, none; their history stays.
+    """Forget alarms; their history stays.
 
-    Differs from AWS: an unknown name among known ones deletes nothing, too.
+    Unknown names keep no others: "The alarms you specify with correct names are still deleted."
 
     Raises:
-        ApiError: ResourceNotFound, 404; ValidationError, 400: two composite alarms at once, or a composite
-            alarm that is not deleted along with it depends on one of them.
+        ApiError: ResourceNotFound, 404: there is none of them; ValidationError, 400: two composite alarms at
+            once, or a composite alarm that is not deleted along with it depends on one of them.
     """
     names, records = list(dict.fromkeys(request["AlarmNames"])), services.records
 
     def attempt() -> None:
         found = {name: records.get(Alarm, name) for name in names}
-        absent = [name for name, stored in found.items() if stored is None]
-        if absent:
-            raise not_found(absent)
         alarms = [stored for stored in found.values() if stored is not None]
+        if not alarms:
+            raise not_found(names)
         if sum(stored.value.composite for stored in alarms) > 1:
             raise validation_error("At most one composite alarm can be deleted at a time.")
         _refuse_needed(services, set(names))

@@ -20,6 +20,7 @@ from typing import Any
 
 _SMALL_ROWS = 2048  # from here on a second thread earns its start
 _NAN = float("nan")
+_MAX_INTERFACES = 1024
 
 
 class NativeError(RuntimeError):
@@ -70,6 +71,8 @@ class Predictor:
             ctypes.byref(self._matrix),
         ]
         self._proxy = ctypes.c_void_p()
+        self._address = 0
+        self._interfaces: dict[int, bytes] = {}  # by number of rows, of the memory at that address
         self._declare()
         self._use_threads(1)
         self.mode = self._prove()
@@ -91,17 +94,22 @@ class Predictor:
         return self._predict_matrix(values, rows, columns)
 
     def _predict_dense(self, values: array.array[float], rows: int, columns: int) -> list[float]:
-        interface = b'{"data":[%d,true],"shape":[%d,%d],"typestr":"<f4","version":3}' % (
-            values.buffer_info()[0],
-            rows,
-            columns,
-        )
-        length, shape, out, _ = self._refs
-        self._check(
-            self._lib.XGBoosterPredictFromDense(
-                self._handle, interface, self._config, self._proxy, shape, length, out
+        address = values.buffer_info()[0]
+        # Who fills the same memory again spares us to describe it again.
+        if address != self._address or len(self._interfaces) > _MAX_INTERFACES:
+            self._address = address
+            self._interfaces.clear()
+        interface = self._interfaces.get(rows)
+        if interface is None:
+            interface = self._interfaces[rows] = (
+                b'{"data":[%d,true],"shape":[%d,%d],"typestr":"<f4","version":3}' % (address, rows, columns)
             )
+        length, shape, out, _ = self._refs
+        code = self._predict_from_dense(
+            self._handle, interface, self._config, self._proxy, shape, length, out
         )
+        if code != 0:
+            self._check(code)
         return self._shaped_result()
 
     def _predict_matrix(self, values: array.array[float], rows: int, columns: int) -> list[float]:
@@ -171,6 +179,7 @@ class Predictor:
                 pointer, pointer, ctypes.c_char_p, pointer, pointer, pointer,
             ]  # fmt: skip
         if hasattr(lib, "XGBoosterPredictFromDense"):
+            self._predict_from_dense = lib.XGBoosterPredictFromDense
             lib.XGBoosterPredictFromDense.argtypes = [
                 pointer, ctypes.c_char_p, ctypes.c_char_p, pointer, pointer, pointer, pointer,
             ]  # fmt: skip

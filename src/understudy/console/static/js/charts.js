@@ -187,7 +187,9 @@ const css = (name) => getComputedStyle(document.documentElement).getPropertyValu
 const variable = (colour) => colour.replace(/^var\((--[\w-]+)\)$/, "$1");
 const clean = (text) => text.replace(/[^\w.-]+/g, "-").replace(/^-+|-+$/g, "").toLowerCase();
 
-const RATIOS = [0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 1, 1.25, 2, 5, 10, 20, 50];
+// Ticks of ratios: the finer, the narrower the range.
+const RATIOS = [[3, [0.5, 0.6, 0.8, 1, 1.25, 1.5, 2]], [30, [0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20]], [Infinity, [0.02, 0.1, 1, 10, 50]]];
+const ratiosOf = (low, high) => RATIOS.find(([most]) => high / low <= most)[1].filter((one) => one >= low && one <= high);
 // Ranges of the vertical axis, from the lowest and highest value of a chart.
 const SCALES = {
   zero: (_, low, high) => [Math.min(0, low ?? 0), (high ?? 0) > 0 ? high * 1.08 : 1],
@@ -240,7 +242,7 @@ export function figure({ title, unit, format, lines, height = 170, scale = "zero
       cursor: { sync: across ? undefined : { key: "time" }, points: { size: 6 }, drag: { x: true, y: false } },
       scales: { x: { time: !across }, y: { distr: scale === "ratio" ? 3 : 1, range: SCALES[scale] } },
       bands: bands.map(([upper, lower, fill]) => ({ series: [upper + 1, lower + 1], fill: () => `${css(variable(fill))}2e` })),
-      axes: [{ ...axis, values: (_, ticks) => (across ? ticks.map(across.format) : stamps(ticks)) }, { ...axis, size: 62, ...(scale === "ratio" ? { splits: (_, __, low, high) => RATIOS.filter((one) => one >= low && one <= high) } : {}), values: (_, ticks) => ticks.map((one) => (format === count && !Number.isInteger(one) ? "" : format(one))) }],
+      axes: [{ ...axis, size: (_, texts) => (texts?.some((one) => String(one).includes("\n")) ? 46 : 32), values: (_, ticks) => (across ? ticks.map(across.format) : stamps(ticks)) }, { ...axis, size: 62, ...(scale === "ratio" ? { splits: (_, __, low, high) => ratiosOf(low, high), filter: (_, ticks) => ticks } : {}), values: (_, ticks) => ticks.map((one) => (format === count && !Number.isInteger(one) ? "" : format(one))) }],
       series: [{}, ...lines.map((line) => ({ label: line.name, stroke: () => css(variable(line.colour)), width: line.thin ? 1 : 1.75, dash: line.dash ? [5, 4] : undefined, spanGaps: Boolean(line.gauge), points: { show: data[0].length < 3 } }))],
       hooks: { setCursor: [(one) => {
         const at = one.cursor.idx;

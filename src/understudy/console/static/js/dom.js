@@ -18,7 +18,12 @@ export function svg(what, attributes = {}, ...children) {
 function fill(element, classes, attributes, children) {
   if (classes.length) element.classList.add(...classes);
   for (const [name, value] of Object.entries(attributes)) {
-    if (value === undefined || value === null || value === false) continue;
+    if (value === undefined || value === null) continue;
+    if (name.startsWith("aria-")) { // "false" says something, absence does not
+      element.setAttribute(name, String(value));
+      continue;
+    }
+    if (value === false) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else if (name === "style") for (const [property, to] of Object.entries(value)) element.style.setProperty(property, to);
     else if (name === "value") element.value = value;

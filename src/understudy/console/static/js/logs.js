@@ -15,6 +15,7 @@ export function logTail(endpoint, query) {
   const seen = new Set();
   let from = null;
   let following = true;
+  let turn = 0; // of the filter: what an earlier one still reads is not shown
   const pause = h("button.quiet", { type: "button", onclick: () => {
     following = !following;
     pause.textContent = following ? "Pause" : "Follow";
@@ -26,6 +27,7 @@ export function logTail(endpoint, query) {
     if (filter.value) now.set("log", filter.value);
     else now.delete("log");
     history.replaceState(null, "", `${location.pathname}?${now}`);
+    turn += 1;
     replace(lines);
     seen.clear();
     from = null;
@@ -34,6 +36,7 @@ export function logTail(endpoint, query) {
 
   async function read() {
     if (!following) return;
+    const mine = turn;
     // The first look goes back an hour, then from the newest line on.
     const start = from ?? Math.floor((server.now() - 3600 * Math.max(1, server.session.time_scale)) * 1000);
     try {
@@ -42,6 +45,7 @@ export function logTail(endpoint, query) {
       let token;
       do {
         const told = await call("logs", "FilterLogEvents", { logGroupName: group, startTime: start, filterPattern: filter.value ? `"${filter.value.replaceAll('"', "")}"` : undefined, nextToken: token });
+        if (mine !== turn) return;
         for (const one of told.events) {
           if (seen.has(one.eventId)) continue;
           seen.add(one.eventId);

@@ -32,10 +32,20 @@ const app = document.getElementById("app");
 const main = h("main", { id: "main", tabindex: -1 });
 const navigation = h("ul");
 let end = () => {};
+let onReached = () => {};
 let turn = 0;
 
+/** A part of an address as it was meant; what is no encoding means itself. */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
 function placeOf() {
-  const [name = "", ...rest] = location.pathname.replace(/^\/console\/?/, "").split("/").filter(Boolean).map(decodeURIComponent);
+  const [name = "", ...rest] = location.pathname.replace(/^\/console\/?/, "").split("/").filter(Boolean).map(decoded);
   return { name, path: rest, query: new URLSearchParams(location.search), go };
 }
 
@@ -43,6 +53,15 @@ function placeOf() {
 function go(address, { instead = false } = {}) {
   history[instead ? "replaceState" : "pushState"](null, "", address);
   show();
+}
+
+/** A page's file is gone when the server was updated meanwhile: then the whole console is loaded again, once. */
+async function renewed(error) {
+  if (sessionStorage.getItem("renewed") === import.meta.url) throw new Refused(0, "Unreadable", `This page can't be loaded: ${error.message}`);
+  await server.open(); // throws in words where the server is away
+  sessionStorage.setItem("renewed", import.meta.url);
+  location.reload();
+  return new Promise(() => {});
 }
 
 async function show() {
@@ -59,7 +78,7 @@ async function show() {
   const slow = setTimeout(() => mine === turn && replace(main, busy()), 150);
   try {
     if (!load) throw new Refused(404, "Not found", "The console has no such page.");
-    const { page } = await load();
+    const { page } = await load().catch(renewed);
     const made = await page(place);
     clearTimeout(slow);
     if (mine !== turn) return made.end?.();
@@ -113,11 +132,13 @@ function frame() {
     await post("sign-out", {});
     location.assign("/console/");
   } }, "Sign out");
+  const away = h("span.chip.busy", { role: "status", hidden: true }, "◐ Reconnecting …");
+  onReached = (yes) => (away.hidden = yes);
   replace(app,
     h("header.bar", {},
       h("a.brand", { href: "/console/" }, mark(), "Understudy"),
       h("nav", { "aria-label": "Pages" }, navigation),
-      h("span.grow"),
+      h("span.grow"), away,
       session.mode === "readonly" && h("span.chip.plain", { title: "understudy serve --console readonly" }, "Read-only"),
       session.time_scale !== 1 && h("span.chip.busy", { title: "understudy serve --time-scale" }, `Clock × ${session.time_scale}`),
       clock, theme(), !session.open && out),
@@ -127,10 +148,20 @@ function frame() {
 
 const mark = () => h("span.mark", { "aria-hidden": "true" });
 
-function signIn() {
+/** The session is over: whatever the page does by itself ends, and signing in again leads back to it. */
+function signedOut() {
+  if (document.documentElement.dataset.drawn === "sign-in") return;
+  turn += 1;
+  end();
+  end = () => {};
+  document.querySelector("dialog[open]")?.close();
+  signIn("Your session is over. Sign in to go on.");
+}
+
+function signIn(why) {
   const id = h("input", { name: "username", id: "key-id", autocomplete: "username", required: true, spellcheck: "false" });
   const secret = h("input", { name: "password", id: "secret", type: "password", autocomplete: "current-password", required: true });
-  const said = h("div");
+  const said = h("div", {}, why && notice("plain", why));
   const form = h("form.card.sign-in", { onsubmit: async (event) => {
     event.preventDefault();
     try {
@@ -165,7 +196,8 @@ document.addEventListener("click", (event) => {
   go(link.getAttribute("href"));
 });
 window.addEventListener("popstate", show);
-window.addEventListener("signed-out", signIn);
+window.addEventListener("signed-out", signedOut);
+window.addEventListener("reached", (event) => onReached(event.detail));
 
 try {
   await server.open();

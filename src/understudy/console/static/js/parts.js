@@ -33,13 +33,13 @@ export function card(title, ...children) {
   return h("section.card", { "aria-labelledby": id }, h("h2", { id }, title), children);
 }
 
-/** columns: [{title, number}]; rows: arrays of cells (text or nodes). */
-export function table(columns, rows, { caption } = {}) {
+/** columns: [{title, number}]; rows: arrays of cells (text or nodes).  stack: on a phone each row is a block. */
+export function table(columns, rows, { caption, stack } = {}) {
   return h("div.scroll", { tabindex: 0, role: "region", "aria-label": caption ?? "Table" },
-    h("table", {},
+    h(stack ? "table.stack" : "table", {},
       caption && h("caption.hidden", {}, caption),
       h("thead", {}, h("tr", {}, columns.map((one) => h(one.number ? "th.number" : "th", { scope: "col" }, one.title)))),
-      h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, at) => h(columns[at].number ? "td.number" : "td", {}, cell)))))));
+      h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, at) => h(columns[at].number ? "td.number" : "td", { "data-label": columns[at].title || undefined }, cell)))))));
 }
 
 export function notice(kind, ...children) {

@@ -2,7 +2,7 @@
 
 import { h, replace } from "./dom.js";
 import { duration, number, percent } from "./format.js";
-import { busy, card, changing, chip, labelled, refusal, table } from "./parts.js";
+import { busy, card, changing, chip, confirmCalls, labelled, refusal, table } from "./parts.js";
 import { call, own, ownPath } from "./server.js";
 import { snippet } from "./snippets.js";
 
@@ -43,9 +43,8 @@ export function policyCard(endpoint, told, done) {
       await read();
       done();
     }), "primary");
-    const forget = changing("Return to the defaults", () => attempt(forget, async () => {
-      await call("understudy", `DELETE ${path}`, {});
-      await read();
+    const forget = changing("Return to the defaults", () => confirmCalls("Return to the default policies?", "Evidence begins anew.", [["understudy", `DELETE ${path}`, {}]], "Return to the defaults", () => {
+      read().catch((error) => replace(said, refusal(error)));
       done();
     }));
     text.addEventListener("input", () => {

@@ -16,7 +16,7 @@ const PHASES = {
   restoring: "Old instances come up again",
   draining: "Unused instances end",
 };
-const TYPES = { ALL_AT_ONCE: "all at once", CANARY: "canary", LINEAR: "linear", ROLLING: "rolling" };
+const TYPES = { ALL_AT_ONCE: "Rollout all at once", CANARY: "Canary rollout", LINEAR: "Linear rollout", ROLLING: "Rolling update" };
 
 /** Read how far an endpoint's update is. */
 export const readRollout = (endpoint) => own("GET", ownPath(endpoint, "rollout"));
@@ -36,7 +36,7 @@ export function rolloutCard(endpoint, told, variants, since) {
   const limit = h("span");
   const back = changing("Roll back", () => askBack(endpoint, first), "danger");
   const charts = first.from && first.from !== first.to ? board(endpoint, bothFleets(first, variants), windowSince(since - 60)) : null;
-  const node = card(`${TYPES[first.type] ?? first.type} rollout: ${first.from ?? "nothing"} → ${first.to}`,
+  const node = card(`${TYPES[first.type] ?? `${first.type} rollout`}: ${first.from ?? "nothing"} → ${first.to}`,
     h("div.row", {}, chip(told.status), phase, h("span.grow"), limit, back),
     shares, words, left, steps, alarms,
     charts && h("details", { open: true }, h("summary", {}, "Both fleets side by side"), charts.node));

@@ -33,6 +33,14 @@ export const server = {
   },
 };
 
+/** Tell the frame whether the server answers. */
+const reached = (yes) => window.dispatchEvent(new CustomEvent("reached", { detail: yes }));
+
+/** A refusal of what a page asks by itself is no failure of the page: the server may be starting again. */
+export function later(error) {
+  if (!(error instanceof Refused)) reportError(error);
+}
+
 async function answer(response) {
   let told;
   try {
@@ -52,8 +60,10 @@ async function ask(path, options) {
   try {
     response = await fetch(API + path, { credentials: "same-origin", ...options });
   } catch {
+    reached(false);
     throw new Refused(0, "Unreachable", "The server can't be reached. Is understudy serve running?");
   }
+  reached(response.status !== 503);
   return answer(response);
 }
 
@@ -124,19 +134,37 @@ export async function listAll(operation, member, parameters = {}, most = 1000) {
   return found;
 }
 
-/** Watch live values; returns a function that ends it.  Pauses while nobody looks. */
+/**
+ * Watch live values; returns a function that ends it.  Pauses while nobody looks.  onPicture gets all endpoints and
+ * those that `changed`: after a whole picture the server tells only these.
+ */
 export function watch(endpoint, onPicture, onState = () => {}) {
+  const known = new Map();
   let source;
+  let again;
   const start = () => {
     if (source) return;
     source = new EventSource(API + "live" + (endpoint ? `?endpoint=${encodeURIComponent(endpoint)}` : ""));
     source.onmessage = (event) => {
       onState("live");
-      onPicture(JSON.parse(event.data));
+      const told = JSON.parse(event.data);
+      if (told.whole) known.clear();
+      for (const name of told.gone) known.delete(name);
+      for (const one of told.endpoints) known.set(one.name, one);
+      reached(true);
+      Promise.resolve(onPicture({ ...told, endpoints: [...known.values()], changed: told.endpoints })).catch(later);
     };
-    source.onerror = () => onState("waiting");
+    source.onerror = () => {
+      onState("waiting");
+      reached(false);
+      if (source?.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
+      // It was refused: the session is over, or the server is not quite up yet.
+      end();
+      again = setTimeout(() => get("session").then((told) => (told.signed_in ? look() : window.dispatchEvent(new Event("signed-out"))), (error) => { later(error); look(); }), 2000);
+    };
   };
   const end = () => {
+    clearTimeout(again);
     source?.close();
     source = undefined;
   };
@@ -154,7 +182,11 @@ export function every(seconds, work) {
   let timer;
   let ended = false;
   const turn = async () => {
-    if (!document.hidden) await work();
+    try {
+      if (!document.hidden) await work();
+    } catch (error) {
+      later(error);
+    }
     if (!ended) timer = setTimeout(turn, seconds * 1000);
   };
   timer = setTimeout(turn, seconds * 1000);

@@ -114,7 +114,8 @@ export function cli(calls) {
           if (value === true) return `--${dashed(name)}`;
           if (value === false) return `--no-${dashed(name)}`;
           const given = plain(value, name);
-          return `--${dashed(name)} ${shell(typeof given === "object" ? JSON.stringify(given) : String(given))}`;
+          const text = typeof given === "object" ? JSON.stringify(given) : String(given);
+          return `--${dashed(name)}${typeof given === "string" && text.startsWith("-") ? "=" : " "}${shell(text)}`; // "-x" alone would be an option
         });
       if (operation === "InvokeEndpoint") {
         // The CLI reads the body from a file and writes the answer to one.

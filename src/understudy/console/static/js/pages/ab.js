@@ -42,7 +42,8 @@ async function list() {
   async function draw() {
     const status = await get("status");
     const busy = new Set((status.rollouts ?? []).map((each) => each.endpoint));
-    const judged = status.endpoints.filter((each) => busy.has(each.name) || each.variants.filter((variant) => !variant.shadow).length > 1).slice(0, MOST_SHOWN);
+    const all = status.endpoints.filter((each) => busy.has(each.name) || each.variants.filter((variant) => !variant.shadow).length > 1);
+    const judged = all.slice(0, MOST_SHOWN);
     const told = await answersOf(judged.map((each) => verdictPath(each.name)));
     replace(body, judged.length ? card("What is judged", table([{ title: "Endpoint" }, { title: "Verdict" }, { title: "Control and treatment" }, { title: "Why" }, { title: "Requests", number: true }],
       judged.map((each, at) => {
@@ -50,7 +51,8 @@ async function list() {
         const link = h("a", { href: `/console/ab/${encodeURIComponent(each.name)}` }, each.name);
         if (!verdict.verdict) return [link, "–", "", h("span.faint", {}, verdict.message), ""];
         return [link, chip(verdict.verdict), [h("div", {}, arm(verdict.control)), h("div", {}, arm(verdict.treatment))], h("span.reason", {}, verdict.reason), count(verdict.requests)];
-      }), { caption: "Verdicts" }))
+      }), { caption: "Verdicts", stack: true }),
+      all.length > MOST_SHOWN && h("p.faint", {}, `The first ${MOST_SHOWN} of ${count(all.length)}; the page of each endpoint leads to its own.`))
       : empty("Nothing is judged", "An endpoint with two production variants is judged while it serves, and so is every rollout that shifts traffic step by step. A walk through one:", "python examples/ab_walk.py"));
   }
   await draw();

@@ -101,7 +101,7 @@ async function list({ query, go }) {
     replace(body, segmented("State", STATES.map((value) => [value, `${value === "all" ? "All" : value} ${all.filter((each) => value === "all" || each.StateValue === value).length}`]), state, here),
       card("What they watch", some.length ? table([{ title: "Alarm" }, { title: "State" }, { title: "Last hour" }, { title: "Condition" }, { title: "Since" }],
         some.map((each) => [[alarmLink(each.AlarmName), endpointOf(each) && h("div.faint", {}, endpointLink(endpointOf(each)))], chip(each.StateValue), spark(each, lines.get(each.AlarmName), start, end),
-          [h("div", {}, condition(each)), each.StateValue === "ALARM" && h("div.faint.reason", {}, each.StateReason)], time(each.StateTransitionedTimestamp ?? each.StateUpdatedTimestamp, { ago: true })]), { caption: "Alarms" })
+          [h("div", {}, condition(each)), each.StateValue === "ALARM" && h("div.faint.reason", {}, each.StateReason)], time(each.StateTransitionedTimestamp ?? each.StateUpdatedTimestamp, { ago: true })]), { caption: "Alarms", stack: true })
         : h("p.faint", {}, "None in this state.")));
   }
   let readAt = 0;
@@ -189,7 +189,7 @@ async function one({ path: [name], query, go }) {
 
   async function tellHistory() {
     const told = await call("cloudwatch", "DescribeAlarmHistory", { AlarmName: name, AlarmTypes: ["MetricAlarm", "CompositeAlarm"], MaxRecords: 50, ScanBy: "TimestampDescending" });
-    replace(history, told.AlarmHistoryItems.length ? table([{ title: "When" }, { title: "What" }, { title: "Summary" }], told.AlarmHistoryItems.map((each) => [time(each.Timestamp, { short: true }), each.HistoryItemType, h("span.reason", {}, each.HistorySummary, datapoints(each))]), { caption: "History" })
+    replace(history, told.AlarmHistoryItems.length ? table([{ title: "When" }, { title: "What" }, { title: "Summary" }], told.AlarmHistoryItems.map((each) => [time(each.Timestamp, { short: true }), each.HistoryItemType, h("span.reason", {}, each.HistorySummary, datapoints(each))]), { caption: "History", stack: true })
       : h("p.faint", {}, "Nothing happened yet."));
   }
 

@@ -5,7 +5,14 @@ import { count, local, time } from "../format.js";
 import { choice, empty, heading, labelled, notice, refusal } from "../parts.js";
 import { get, server } from "../server.js";
 
-const SPANS = [["900", "the last 15 min"], ["3600", "the last hour"], ["21600", "the last 6 hours"], ["86400", "the last day"], ["604800", "the last 7 days"], ["2592000", "the last 30 days"]];
+const SPANS = [["900", "15 min"], ["3600", "an hour"], ["21600", "6 hours"], ["86400", "a day"], ["604800", "7 days"], ["2592000", "30 days"]];
+
+/** Unix seconds as a field of date and time has them: in the viewer's zone. */
+function fieldTime(at_s) {
+  if (!(at_s > 0 && at_s < 1e11)) return "";
+  const at = new Date(at_s * 1000);
+  return new Date(at_s * 1000 - at.getTimezoneOffset() * 60000).toISOString().slice(0, 19);
+}
 
 export async function page({ query, go }) {
   const status = await get("status");
@@ -19,23 +26,33 @@ export async function page({ query, go }) {
   fillVariants();
   variant.value = query.get("variant") ?? "";
   const span = choice(SPANS, query.get("span") ?? "3600");
+  const until = h("input", { type: "datetime-local", step: 1, value: fieldTime(Number(query.get("until"))), title: "Empty: until now" });
+  const untilTime = () => (until.value ? new Date(until.value).getTime() / 1000 : undefined);
   const inference = h("input", { value: query.get("inference_id") ?? "", placeholder: "any" });
   const destination = h("input", { value: query.get("destination") ?? "", placeholder: "the endpoint's own" });
   const out = h("div", { "aria-live": "polite" });
   const form = h("form.row.filters", { onsubmit: (event) => { event.preventDefault(); search(); } },
-    labelled("Endpoint", endpoint), labelled("Variant", variant), labelled("When", span), labelled("Inference ID", inference), labelled("Destination", destination), h("button.primary", { type: "submit" }, "Show"));
+    labelled("Endpoint", endpoint), labelled("Variant", variant), labelled("Within", span), labelled("Until (empty: now)", until), labelled("Inference ID", inference), labelled("Destination", destination), h("button.primary", { type: "submit" }, "Show"));
   endpoint.addEventListener("change", fillVariants);
 
   function search() {
     const wanted = new URLSearchParams({ endpoint: endpoint.value, span: span.value });
+    if (untilTime()) wanted.set("until", untilTime());
     for (const [key, field] of [["variant", variant], ["inference_id", inference], ["destination", destination]]) if (field.value.trim()) wanted.set(key, field.value.trim());
     if (query.get("variants") && endpoint.value === named) wanted.set("variants", query.get("variants"));
     history.replaceState(null, "", `/console/captures?${wanted}`);
     read();
   }
 
+  /** The page before: up to and with the second of the oldest that is shown, as there may be more of it. */
+  function older(records) {
+    const [newest, oldest] = [records[0].at_s, records.at(-1).at_s].map(Math.floor);
+    until.value = fieldTime(newest === oldest ? oldest : oldest + 1);
+    search();
+  }
+
   async function read() {
-    const end = server.now() + 1;
+    const end = untilTime() ?? server.now() + 1;
     replace(out, h("p.busy", {}, "Reading …"));
     try {
       const told = await get("captures", { endpoint: endpoint.value, variants: variant.value || variantsOf().join(","), start_s: end - Number(span.value), end_s: end, inference_id: inference.value.trim(), destination: destination.value.trim(), limit: 50 });
@@ -44,7 +61,7 @@ export async function page({ query, go }) {
       replace(out,
         told.unreadable_lines > 0 && notice("warn", `${count(told.unreadable_lines)} lines are no captured records and were left out.`),
         told.stopped_at_s !== null && notice("warn", `There is too much to look further back than ${local(told.stopped_at_s)}: choose a shorter time.`),
-        told.records.length ? [h("p.faint", {}, `${count(told.records.length)} records${told.more ? ", the newest ones" : ""} in `, h("code", {}, told.destination)), told.records.map(record)]
+        told.records.length ? [h("p.faint", {}, `${count(told.records.length)} records${told.more ? ", the newest ones" : ""} in `, h("code", {}, told.destination)), told.records.map(record), told.more && h("div.row", {}, h("span.grow"), h("button", { type: "button", onclick: () => older(told.records) }, "Older"))]
           : empty("No records here", "Records appear within 10 seconds of a request. Look further back, or at all variants."));
     } catch (error) {
       replace(out, refusal(error));

@@ -78,7 +78,7 @@ export async function page(place) {
     try {
       const told = await get("events", { arn: described.EndpointArn, limit: 50 });
       replace(events, told.events.length ? table([{ title: "When" }, { title: "What" }, { title: "Details" }],
-        told.events.map((one) => [time(one.at_s, { short: true }), one.kind, eventText(one.detail)]), { caption: "Events" }) : h("p.faint", {}, "None yet."));
+        told.events.map((one) => [time(one.at_s, { short: true }), one.kind, eventText(one.detail)]), { caption: "Events", stack: true }) : h("p.faint", {}, "None yet."));
     } catch (error) {
       replace(events, refusal(error));
     }

@@ -41,7 +41,7 @@ export async function page({ path, query, go }) {
   append(node, [h("div.row", {}, find), list,
     told.deleted.length ? card("Deleted models that still serve", table([{ title: "Model" }, { title: "Where" }], told.deleted.map((one) => [one.name, one.running.map(serving)]))) : null,
     card("Endpoint configurations", told.configs.length ? table([{ title: "Configuration" }, { title: "Variants" }, { title: "Serves" }, { title: "Made" }],
-      told.configs.map((one) => [h("a", { href: `/console/models/config/${encodeURIComponent(one.name)}` }, one.name), one.variants.map((each) => h("div", {}, `${each.name}: ${each.model}`, each.shadow && " (shadow)")), one.serves.map((each) => h("div", {}, endpointLink(each))), time(one.created_at_s)]), { caption: "Endpoint configurations" }) : h("p.faint", {}, "None yet."))]);
+      told.configs.map((one) => [h("a", { href: `/console/models/config/${encodeURIComponent(one.name)}` }, one.name), one.variants.map((each) => h("div", {}, `${each.name}: ${each.model}`, each.shadow && " (shadow)")), one.serves.map((each) => h("div", {}, endpointLink(each))), time(one.created_at_s)]), { caption: "Endpoint configurations", stack: true }) : h("p.faint", {}, "None yet."))]);
   return { title: "Models", node };
 }
 

@@ -3,31 +3,78 @@
 import { h, replace, setText } from "../dom.js";
 import { count, duration, latency, number, percent, time } from "../format.js";
 import { alarmLink, card, chip, colour, empty, endpointLink, heading, progress, shareBar, sparkline, testLink } from "../parts.js";
-import { call, every, get, server, watch } from "../server.js";
+import { call, every, get, later, server, watch } from "../server.js";
 
-export async function page() {
+const MANY = 12; // endpoints from which on there is a field to find one
+const PAGE = 100; // rows drawn at once
+const TROUBLES = 8; // shown at once
+
+export async function page({ query }) {
   let status = await get("status");
   const rows = new Map();
-  const body = h("div");
+  const sparks = new Map();
+  let live = new Map(); // the newest picture, by name
+  let most = PAGE;
+  let unfolded = false; // whether all troubles are shown
+  const find = h("input", { type: "search", "aria-label": "Find endpoints", placeholder: "Find by name, status, variant or model", value: query.get("find") ?? "", oninput: () => {
+    const address = new URL(location.href);
+    if (find.value) address.searchParams.set("find", find.value);
+    else address.searchParams.delete("find");
+    history.replaceState(null, "", address);
+    most = PAGE;
+    draw();
+  } });
+  const table_ = h("div");
+  const underWay = h("div");
   const attention = h("div");
-  const node = h("div", {}, heading("Overview"), attention, body);
+  const node = h("div", {}, heading("Overview"), attention, table_, underWay);
 
   function draw() {
     rows.clear();
     if (!status.endpoints.length) {
-      replace(body, empty("No endpoint yet", "Endpoints appear here as soon as one is made. This starts one with two real models and traffic:", "understudy demo --keep",
+      replace(table_, empty("No endpoint yet", "Endpoints appear here as soon as one is made. This starts one with two real models and traffic:", "understudy demo --keep",
         h("p", {}, "Or point your own code here:"), h("pre", { tabindex: 0 }, 'eval "$(understudy env)"\npython your_boto3_code.py')));
       return;
     }
+    const wanted = find.value.trim().toLowerCase();
+    const fitting = status.endpoints.filter((one) => !wanted || [one.name, one.status, one.config_name, ...one.variants.flatMap((each) => [each.name, each.model_name])].some((text) => String(text).toLowerCase().includes(wanted)));
+    const shown = fitting.slice(0, most);
     const table = h("div.scroll", { tabindex: 0, role: "region", "aria-label": "Endpoints" }, h("table.endpoints", {},
       h("thead", {}, h("tr", {}, ["Endpoint", "Status", "Variants", "Requests/s", "Errors", "p99", "Tests"].map((one, at) =>
         h([3, 4, 5].includes(at) ? "th.number" : "th", { scope: "col" }, one)))),
-      h("tbody", {}, status.endpoints.map((one) => {
-        const row = rowOf(one, status.tests.filter((test) => test.endpoint === one.name));
+      h("tbody", {}, shown.map((one) => {
+        const row = rowOf(one, status.tests.filter((test) => test.endpoint === one.name), sparkOf(one.name));
+        if (live.has(one.name)) row.update(live.get(one.name));
         rows.set(one.name, row);
         return row.node;
       }))));
-    replace(body, card("Endpoints", table), rollouts(status.rollouts ?? []), tests(status.tests));
+    const focused = document.activeElement === find;
+    replace(table_, card("Endpoints",
+      (status.endpoints.length >= MANY || wanted) && h("div.row", {}, find, h("span.faint", { role: "status" }, `${count(fitting.length)} of ${count(status.endpoints.length)}`)),
+      fitting.length ? table : h("p.faint", {}, "No endpoint fits."),
+      fitting.length > shown.length && h("div.row", {}, h("button", { type: "button", onclick: () => { most += PAGE; draw(); } }, `Show ${count(Math.min(PAGE, fitting.length - shown.length))} more of ${count(fitting.length - shown.length)}`))));
+    if (focused) find.focus();
+  }
+
+  function sparkOf(name) {
+    if (!sparks.has(name)) sparks.set(name, sparkline());
+    return sparks.get(name);
+  }
+
+  /** Ask again, and draw what differs: focus and selection elsewhere stay. */
+  async function reread() {
+    const before = status;
+    status = await get("status");
+    if (shapeOf(before.endpoints) !== shapeOf(status.endpoints) || namesOf(before.tests) !== namesOf(status.tests)) draw();
+    drawUnderWay();
+  }
+
+  function drawUnderWay() {
+    if (!status.endpoints.length && !status.tests.length) return replace(underWay);
+    const key = JSON.stringify([status.rollouts, status.tests.map((one) => [one.name, one.status, Math.round(server.now() / 60)])]);
+    if (key === drawn) return;
+    drawn = key;
+    replace(underWay, rollouts(status.rollouts ?? []), tests(status.tests));
   }
 
   function rollouts(all) {
@@ -47,42 +94,47 @@ export async function page() {
 
   function tell(endpoints) {
     const found = [...endpoints.flatMap((one) => troubles(one)), ...ringing.map((one) => [alarmLink(one.AlarmName), " is in ALARM: ", h("span.reason", {}, one.StateReason)])];
-    replace(attention, found.length ? h("section.card.attention", { "aria-label": "Needs attention" }, h("h2", {}, "Needs attention"), h("ul.plain", {}, found.map((one) => h("li", {}, one)))) : null);
+    const shown = unfolded ? found : found.slice(0, TROUBLES);
+    const shape = shown.map((one) => [one].flat(Infinity).map((part) => part?.textContent ?? part).join("")).join("\n") + found.length;
+    if (shape === told) return; // what somebody reads or copies stays where it is
+    told = shape;
+    replace(attention, found.length ? h("section.card.attention", { "aria-label": "Needs attention" }, h("h2", {}, found.length > TROUBLES ? `Needs attention: ${count(found.length)}` : "Needs attention"), h("ul.plain", {}, shown.map((one) => h("li", {}, one))),
+      found.length > shown.length && h("div.row", {}, h("button", { type: "button", onclick: () => { unfolded = true; tell(endpoints); } }, `Show ${count(found.length - shown.length)} more`))) : null);
   }
 
   const listen = async () => {
     const told = await call("cloudwatch", "DescribeAlarms", { StateValue: "ALARM", AlarmTypes: ["MetricAlarm", "CompositeAlarm"], MaxRecords: 20 }).catch(() => ({}));
     ringing = [...(told.MetricAlarms ?? []), ...(told.CompositeAlarms ?? [])];
-    if (status.rollouts?.length) {
-      status = await get("status").catch(() => status);
-      draw();
-    }
+    if (status.rollouts?.length || status.tests.length) await reread();
   };
   let ringing = [];
+  let told = "";
+  let drawn = "";
   draw();
+  drawUnderWay();
   tell(status.endpoints);
-  listen().then(() => tell(status.endpoints));
+  listen().then(() => tell(status.endpoints)).catch(later);
   const rest = every(5, listen);
   let shape = shapeOf(status.endpoints);
   const end = watch(null, async (picture) => {
+    live = new Map(picture.endpoints.map((one) => [one.name, one]));
     if (shapeOf(picture.endpoints) !== shape) {
       shape = shapeOf(picture.endpoints);
-      status = await get("status");
-      draw();
+      await reread();
     }
-    for (const one of picture.endpoints) rows.get(one.name)?.update(one);
+    for (const one of picture.changed) rows.get(one.name)?.update(one);
     tell(picture.endpoints);
   });
   return { title: "Overview", node, end: () => { end(); rest(); } };
 }
 
+const namesOf = (tests) => JSON.stringify(tests.map((one) => [one.name, one.status]));
 const shapeOf = (endpoints) => JSON.stringify(endpoints.map((one) => [one.name, one.status, one.variants.map((variant) => variant.name)]));
 
-function rowOf(endpoint, tests) {
+function rowOf(endpoint, tests, spark) {
   const rate = h("span", {}, "–");
   const errors = h("span", {}, "–");
   const p99 = h("span", {}, "–");
-  const spark = sparkline();
   const shares = h("div");
   const node = h("tr", {},
     h("th", { scope: "row" }, endpointLink(endpoint.name), h("div.faint", {}, endpoint.config_name)),

@@ -33,6 +33,7 @@ export async function page({ query, go }) {
   const lastsUnit = choice([["3600", "hours"], ["86400", "days"]], "86400");
   const capture = h("input", { placeholder: "s3://bucket/captured (none: shadow answers are dropped)" });
 
+  let present; // configuration of the endpoint that is chosen
   const existing = h("p.hint");
   const newFields = h("div", {}, labelled("Name of the endpoint", newName), labelled("Production model", productionModel), labelled("Production variant", productionVariant),
     h("div.pair", {}, labelled("Instance type", productionType), labelled("Instances", productionCount)));
@@ -84,17 +85,31 @@ export async function page({ query, go }) {
       }]];
     }
     const config = name.value || `${source.endpoint}-shadow`;
+    const kept = where.value && present?.ProductionVariants.length === 1 ? present : undefined;
     const weighted = (called, model, type, count, weight) => ({ VariantName: called, ModelName: model, InstanceType: type, InitialInstanceCount: count, InitialVariantWeight: weight });
     return [
       ["sagemaker", "CreateEndpointConfig", {
         EndpointConfigName: config,
-        ProductionVariants: [weighted(source.name, source.model, source.type, source.count, 1)],
+        ProductionVariants: kept ? kept.ProductionVariants.map((one) => ({ ...one, InitialInstanceCount: source.count, InitialVariantWeight: 1 })) : [weighted(source.name, source.model, source.type, source.count, 1)],
         ShadowProductionVariants: [weighted(shadowVariant.value, shadowModel.value, shadowType.value, shadowCount.valueAsNumber, percentage / 100)],
         DataCaptureConfig: destination ? { EnableCapture: true, InitialSamplingPercentage: 100, DestinationS3Uri: destination, CaptureOptions: [{ CaptureMode: "Input" }, { CaptureMode: "Output" }],
-          CaptureContentTypeHeader: { CsvContentTypes: ["text/csv"], JsonContentTypes: ["application/json"] } } : undefined,
+          CaptureContentTypeHeader: { CsvContentTypes: ["text/csv"], JsonContentTypes: ["application/json"] } } : kept?.DataCaptureConfig,
       }],
       ["sagemaker", where.value ? "UpdateEndpoint" : "CreateEndpoint", { EndpointName: source.endpoint, EndpointConfigName: config }],
     ];
+  }
+
+  /** What the endpoint has now stays in the new configuration: its container's settings, its capture. */
+  async function readPresent() {
+    const wanted = where.value;
+    present = undefined;
+    const serving = fitting.find((one) => one.name === wanted);
+    if (serving) {
+      const told = await call("sagemaker", "DescribeEndpointConfig", { EndpointConfigName: serving.config_name }).catch(() => undefined); // it may be deleted, and still serve
+      if (where.value !== wanted) return;
+      present = told;
+    }
+    show();
   }
 
   function show() {
@@ -118,7 +133,8 @@ export async function page({ query, go }) {
       go_.disabled = false;
     }
   }
-  show();
+  where.addEventListener("change", readPresent);
+  await readPresent();
   return { title: "New shadow test", node };
 }
 

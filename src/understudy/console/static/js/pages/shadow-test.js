@@ -59,7 +59,7 @@ export async function page({ path: [name], query, go }) {
     bar,
     card("Variants", table([{ title: "Variant" }, { title: "Model" }, { title: "Instances" }, { title: "Gets" }, { title: "Status" }],
       [sourceName, shadowName].map((one, at) => [h("span", {}, h("i.dot", { style: { background: variants[at].colour } }), one, " ", h("span.faint", {}, at ? "shadow" : "production")), modelLink(byName[one].ModelName), size(byName[one]),
-        at ? `copies of ${sampling} % of requests` : "every request, and answers it", chip(byName[one].Status)]), { caption: "Variants" }),
+        at ? `copies of ${sampling} % of requests` : "every request, and answers it", chip(byName[one].Status)]), { caption: "Variants", stack: true }),
       h("p.faint", {}, "On ", endpointLink(endpoint), ` (${test.EndpointMetadata.EndpointStatus ?? "deleted"})`, test.DataStorageConfig && [" · captured in ", h("a", { href: captureLink() }, test.DataStorageConfig.Destination)]),
       test.Status === "Running" && samplingEditor()));
 
@@ -108,6 +108,7 @@ export async function page({ path: [name], query, go }) {
       const [before, after] = [ours[metric][statistic], theirs[metric][statistic]];
       if (!before || after === null || after === undefined) return "–";
       const by = after / before - 1;
+      if (by > 9) return h("span", { title: `${shadowName} against ${sourceName}` }, `× ${number(after / before)}`);
       if (Math.abs(by) < 0.0005) return "0 %";
       return h("span", { title: `${shadowName} against ${sourceName}` }, `${by >= 0 ? "+" : "−"}${percent(Math.abs(by))}`);
     };

@@ -32,7 +32,7 @@ async function list({ query, go }) {
   node.append(segmented("Status", GROUPS.map(([value, text, fits]) => [value, `${text} ${tests.filter(fits).length}`]), chosen, (value) => `/console/shadow-tests?status=${value}`),
     card("Tests", shown.length ? table([{ title: "Test" }, { title: "Status" }, { title: "Progress" }, { title: "Starts" }, { title: "Ends" }],
       shown.map((one) => [[testLink(one.Name), one.Description && h("div.faint", {}, one.Description)], [chip(one.Status), one.StatusReason && h("div.faint.reason", {}, one.StatusReason)],
-        timeLeft(one), time(one.Schedule?.StartTime), time(one.CompletionTime ?? one.Schedule?.EndTime)]), { caption: "Shadow tests" })
+        timeLeft(one), time(one.Schedule?.StartTime), time(one.CompletionTime ?? one.Schedule?.EndTime)]), { caption: "Shadow tests", stack: true })
       : h("p.faint", {}, "None of this status.")));
   const shape = JSON.stringify(tests.map((one) => [one.Name, one.Status]));
   const end = every(5, async () => {
