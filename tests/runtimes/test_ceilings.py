@@ -164,20 +164,18 @@ def test_groups_of_both_versions_get_their_limits(tmp_path: Path) -> None:
             assert written == {
                 "cpu.cfs_period_us": "50000",
                 "cpu.cfs_quota_us": "75000",
-                "cpu.shares": "15",
+                "cpu.shares": "110",
             }
         else:
-            assert written == {"cpu.max": "75000 50000", "cpu.weight": "1"}
+            assert written == {"cpu.max": "75000 50000", "cpu.weight": "10"}
         unlimited = CpuGroups(process).make("w2")
         assert unlimited is not None
         written = {path.name: path.read_text() for path in Path(unlimited).iterdir()}
-        weight = {"cpu.shares": "15"} if version == 1 else {"cpu.weight": "1"}
-        assert written == weight
+        assert written == ({"cpu.shares": "110"} if version == 1 else {"cpu.weight": "10"})
         assert set_idle(unlimited, True)
         assert (Path(unlimited) / "cpu.idle").read_text() == "1"
-        for name in weight:
-            (Path(unlimited) / name).write_text("1024")  # as the kernel does
         assert set_idle(unlimited, False)
+        weight = {"cpu.shares": "15"} if version == 1 else {"cpu.weight": "1"}
         written = {path.name: path.read_text() for path in Path(unlimited).iterdir()}
         assert written == {**weight, "cpu.idle": "0"}
 
