@@ -109,6 +109,26 @@ def test_what_a_quick_run_leaves_out_says_so(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
+    ("ratio", "excess_us", "said"),
+    [(1.04, 9000.0, "met"), (3.0, 499.0, "met"), (1.06, 501.0, "**missed**"), (0.5, -900.0, "met")],
+)
+def test_a_shadow_may_cost_a_part_or_a_moment(
+    tmp_path: Path, ratio: float, excess_us: float, said: str
+) -> None:
+    ours = {"ratio_p99": {"median": ratio, "low": ratio, "high": ratio}, "p99_excess_us": excess_us}
+    rows = [
+        Row("sick shadow, 50 % of capacity", "shadow hangs, 64 connections", ours),
+        Row(
+            "sick shadow, 50 % of capacity",
+            "nginx, mirror hangs, 64 connections",
+            {**ours, "p99_excess_us": 1e9},
+        ),
+    ]
+    found = line("sick shadow, half of capacity: p99 + ≤ 5 % or 0.5 ms", target_table([], rows, tmp_path))
+    assert found[3] == said
+
+
+@pytest.mark.parametrize(
     ("minutes", "flat", "said"),
     [(10, True, "met"), (10, False, "**missed**"), (1, True, "too short to tell")],
 )

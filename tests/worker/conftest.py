@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WORKER = ROOT / "src" / "understudy" / "worker" / "__main__.py"
 CHURN = ROOT.parent / "shared" / "data" / "churn"
 ENVIRONMENTS = ROOT / ".cache" / "test-envs"
-DEADLINE_S = 60.0
+DEADLINE_S = 150.0
 
 
 class WireClient:
