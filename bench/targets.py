@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.figures import Ratio
+from bench.figures import Ratio, median
 from bench.modes import MILLION, Row
 from bench.report import Duel, table
 
@@ -173,7 +173,24 @@ def _against_peer(target: AgainstPeer, duels: Sequence[Duel]) -> list[str]:
     met = ratio.median >= target.bound if target.at_least else ratio.median <= target.bound
     if not target.group:
         met = ratio.median < target.bound
+    if not met and target.figure == "per_s":
+        shown += _beyond_the_limit(target, worst, duels)
     return [target.text, str(target.connections), shown, _said(met)]
+
+
+def _beyond_the_limit(target: AgainstPeer, peer: str, duels: Sequence[Duel]) -> str:
+    """Say so where so many times a peer is more than a limit gives, which does no work at all."""
+    theirs = {
+        one.peer: median([round_.per_s for round_ in one.theirs])
+        for one in duels
+        if one.connections == target.connections
+    }
+    limits = [one.peer for one in duels if one.is_limit and one.peer in theirs]
+    its, most = theirs[peer], theirs[limits[0]] if limits else None
+    if its is None or most is None:
+        return ""
+    wanted = target.bound * its
+    return f"; that is {wanted:,.0f}/s, and {limits[0]} gives {most:,.0f}/s" if wanted > most else ""
 
 
 def _of_mode(target: OfMode, rows: Sequence[Row]) -> list[str]:
