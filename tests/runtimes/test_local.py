@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -203,6 +205,30 @@ def test_shadows_have_control_groups_and_yield_while_they_replace_or_burn(
         monkeypatch.setattr(Usage, "sample", lambda _self, _roots, told=sampled: told)
         bench.runtime.observe()
         assert (one / "cpu.idle").read_text() == (two / "cpu.idle").read_text() == idle
+
+
+def test_an_adopted_worker_whose_group_is_gone_is_held_by_pausing(bench: Bench) -> None:
+    process, root = bench.directory / "proc", bench.directory / "groups"
+    process.mkdir()
+    root.mkdir()
+    (process / "cgroup").write_text("4:cpu:/\n")
+    (process / "mountinfo").write_text(f"30 20 0:26 / {root} rw - cgroup cgroup rw,cpu\n")
+    bench.runtime.close()
+    bench.runtime = bench.new_runtime(cpu_groups=CpuGroups(process))
+    spec = bench.spec(shadow=True, cpu_percent=50)
+    bench.runtime.start(spec)
+    pid = bench.wait(spec.instance_id, READY).pid
+    bench.runtime.close()
+    (folder,) = root.iterdir()
+    (folder / "cgroup.procs").unlink()
+    bench.runtime = bench.new_runtime()
+    assert bench.wait(spec.instance_id, READY).pid == pid
+    assert (folder / "cgroup.procs").read_text() == str(pid), "it is in its group again"
+    bench.runtime.close()
+    shutil.rmtree(folder)
+    bench.runtime = bench.new_runtime()
+    assert bench.wait(spec.instance_id, READY).pid == pid
+    assert any(thread.name == "ceilings" for thread in threading.enumerate())
 
 
 def test_memory_of_the_instance_type_is_the_limit(bench: Bench) -> None:

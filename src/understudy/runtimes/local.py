@@ -618,6 +618,9 @@ class LocalRuntime:
                 except ProcessLookupError:
                     self._exited(instance)
                     continue
+                # The controller may have died before the worker was in its group.
+                if facts.cpu_group and not join_group(facts.cpu_group, facts.pid):
+                    facts.cpu_group = ""
                 self._hold_below_ceiling(facts)
                 self._look_at_status(instance)
             else:
