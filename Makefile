@@ -70,7 +70,7 @@ format: $(STAMP) ## rewrite the code in the project's format
 bench: $(STAMP) ## measure against peers (QUICK=1: under 5 minutes; ARGS="--only mosec")
 	$(BIN)/python -m bench $(if $(filter-out 0,$(QUICK)),--quick) $(ARGS)
 
-bench-decisions: $(STAMP) ## right and wrong decisions of ours and others, simulated: docs/decision-bench.md (10 minutes; QUICK=1: one)
+bench-decisions: $(STAMP) ## right and wrong decisions of ours and others, simulated: docs/decision-bench.md (10 minutes; QUICK=1: two)
 	PYTHONPATH=src:. $(BIN)/python -m bench.decisions $(if $(filter-out 0,$(QUICK)),--quick) $(ARGS)
 
 soak: $(STAMP) ## memory flat (MINUTES=10), all accounted for (REQUESTS=1000000), rollouts survive every fault; hours

@@ -255,6 +255,29 @@ def test_a_replay_is_the_same_to_the_bit(seed: int) -> None:
     assert other.replay != verdict.replay
 
 
+def test_what_is_stored_today_is_decided_the_same_tomorrow() -> None:
+    """A release that renders inputs otherwise gives every verdict kept before another id."""
+    latency = {"metric": "latency_p99", "threshold_us": 1000}
+    rules = [{"metric": "error_rate", "acceptable_rate": 0.001}, latency]
+    policy = parse_policy({"kind": "deploy", "guardrails": rules})
+    evidence = start_evidence(policy, "x", {"latency_p99": [1000.0]})
+    counts = (Tally(1, 0.1, 9, 3, 900, 100),)
+    first = Batch(
+        1,
+        "x",
+        rates={"error_rate": counts},
+        latencies={"latency_p99": (counts,)},
+        checks={"assigned": (Tally(1, 0.1, 0, 0, 900, 100),)},
+    )
+    evidence = advance(policy, evidence, first)
+    evidence = advance(
+        policy, evidence, Batch(2, "x", rates={"error_rate": (Tally(2, 0.5, 9, 3, 400, 410),)})
+    )
+    validity = Validity(excluded_targeted=4, label_maturity=0.5)
+    verdict = decide_verdict(policy, evidence, validity, requests_per_minute=60.0)
+    assert verdict.replay == "1ea602788228f6173cf6"
+
+
 def opinions(verdict: Verdict) -> Mapping[str, Any]:
     found: Mapping[str, Any] = verdict.side_by_side["error_rate"]
     return found

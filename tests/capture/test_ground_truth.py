@@ -74,3 +74,19 @@ def test_empty_files_and_other_prefixes_are_left_out() -> None:
     objects.put("b", "other/x", [b"x"])
     keys = [info.key for info in list_files(objects, "b", "gt/")]
     assert keys == [f"gt/{number:04}.jsonl" for number in range(1100)]
+
+
+@pytest.mark.parametrize(
+    ("data", "encoding", "why"),
+    [
+        (f'"{"1" * 200_000}"', "CSV", "field limit"),
+        ('"a\\rb"', "CSV", "not CSV"),
+        ("[" * 900 + "1" + "]" * 900, "JSON", "."),
+        ("[" * 400 + "1" + "]" * 400, "JSON", "must be a number"),
+        ("9" * 5000, "JSON", "out of range"),
+    ],
+)
+def test_a_line_that_breaks_a_reader_is_a_line_that_is_no_label(data: str, encoding: str, why: str) -> None:
+    """One raises the parsers' own errors; each must be told by its line, and keep no other file waiting."""
+    with pytest.raises(NotARecord, match=why):
+        parse_ground_truth(line(data, encoding), at_s=0.0, source="s3://b/k:1")

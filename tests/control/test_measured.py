@@ -247,9 +247,9 @@ def test_two_fleets_are_told_apart_by_their_configurations() -> None:
 
 
 def test_an_arm_whose_bad_requests_have_no_value_is_never_promoted() -> None:
-    for seed in range(5):
+    for seed in range(3):
         world, stage = begin(seed=seed)
-        for _ in range(400):
+        for _ in range(250):
             second(world, stage, (0.1, 0.3), unlogged=1.0)
             assert world.judgement().decision in ("HOLD", "INVALID")
         told = world.verdict()

@@ -146,6 +146,12 @@ def test_a_wrong_ramp_or_bandit_is_named(given: dict[str, Any], named: str) -> N
         parse_policy(given)
 
 
+@pytest.mark.parametrize("text", ['{"a":' + "[" * 100_000, "a = " + "[" * 100_000, "{", "= 1", '{"a": 1e}'])
+def test_a_text_that_is_no_policy_is_refused(text: str) -> None:
+    with pytest.raises(PolicyError, match="can't be read"):
+        read_policy(text)
+
+
 CUSTOM: dict[str, Any] = {
     "metric": "bad_answer",
     "measure": "rate",

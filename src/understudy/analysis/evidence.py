@@ -22,8 +22,8 @@ from understudy.analysis.bets import Bankroll, Unit, after_units
 from understudy.analysis.horizon import Look, looks_after
 from understudy.analysis.shares import (
     Bets,
+    Split,
     Tallies,
-    Tally,
     bets_above,
     bets_below,
     bets_both,
@@ -32,6 +32,7 @@ from understudy.analysis.shares import (
     log_mixture,
     log_rate_below,
     log_without_event,
+    merged,
     swapped,
     tallies_from_json,
     tallies_of,
@@ -255,35 +256,30 @@ def advance(policy: Policy, evidence: Evidence, batch: Batch) -> Evidence:
     if batch.identity != evidence.identity:
         evidence = replace(start_evidence(policy, batch.identity), restarts=evidence.restarts + 1)
     given = {**batch.rates, **batch.latencies, **batch.units, **batch.qualities}
+    known = {one.rule.metric: one.rule for one in evidence.metrics}
     for name in given:
-        if evidence.metric(name) is None:
+        if name not in known:
             raise ValueError(f"{name} is no metric of policy {policy.name}")
     metrics = tuple(
-        _after(policy, one, given[one.rule.metric], batch) if one.rule.metric in given else one
-        for one in evidence.metrics
+        [
+            _after(policy, one, given[one.rule.metric], batch) if one.rule.metric in given else one
+            for one in evidence.metrics
+        ]
     )
     checks = {one.name: one for one in evidence.checks}
     for name, counts in batch.checks.items():
-        checks[name] = _after_check(
-            checks.get(name, RatioCheck(name)), tallies_of((*_counts(checks, name), *counts))
-        )
+        checks[name] = _after_check(checks.get(name, RatioCheck(name)), merged(_counts(checks, name), counts))
     for name, counts in batch.rates.items():
-        found = evidence.metric(name)
-        if found is not None and found.rule.measure is Measure.RATE:
+        if known[name].measure is Measure.RATE:
             key = f"counted:{name}"
-            checks[key] = _after_check(
-                checks.get(key, RatioCheck(key)), tallies_of((*_counts(checks, key), *counts))
-            )
+            checks[key] = _after_check(checks.get(key, RatioCheck(key)), merged(_counts(checks, key), counts))
     for name, quality in batch.qualities.items():
         if quality.labelled:
             key = f"labelled:{name}"
             checks[key] = _after_check(checks.get(key, RatioCheck(key)), quality.labelled)
+    names = checks if len(checks) == len(evidence.checks) else sorted(checks)
     return Evidence(
-        evidence.identity,
-        metrics,
-        batch.sequence,
-        tuple([checks[name] for name in sorted(checks)]),
-        evidence.restarts,
+        evidence.identity, metrics, batch.sequence, tuple([checks[name] for name in names]), evidence.restarts
     )
 
 
@@ -311,7 +307,7 @@ def _counts(checks: Mapping[str, RatioCheck], name: str) -> Tallies:
 
 
 def _after_check(check: RatioCheck, counts: Tallies) -> RatioCheck:
-    split = [Tally(one.stage, one.pi, one.control_requests, one.treatment_requests) for one in counts]
+    split = [Split(one.pi, one.control_requests, one.treatment_requests) for one in counts]
     return RatioCheck(check.name, counts, check.weight.after(log_evidence(split, SAMPLE_RATIO)))
 
 
@@ -406,10 +402,14 @@ def _after_rate(policy: Policy, metric: MetricEvidence, batch: Tallies) -> Metri
     won = metric.won
     if rule.every_request:
         won = _won_after(rule, won, before, batch)
-    counts = tallies_of((*before, *batch))
+    counts = merged(before, batch)
     looks = metric.looks
     if policy.mode is Mode.HORIZON and policy.primary == rule and policy.horizon_requests is not None:
         looks = looks_after(looks, bad_first(rule, counts), policy.horizon_requests, policy.looks)
+    # Requests without an event move nothing, where they are not bet on.
+    quiet = not rule.every_request and rule.acceptable_rate is None
+    if quiet and not any(one.control_events or one.treatment_events for one in batch):
+        return MetricEvidence(rule, metric.weights, (counts,), won=won, looks=looks)
     weights = _weighed(metric, rate_logs(rule, counts, won, _asked(policy, rule)))
     return MetricEvidence(rule, weights, (counts,), won=won, looks=looks)
 

@@ -22,7 +22,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 # Multiples of log(MDE), and their weights: near the best at the MDE, and at half and twice of it.
 STEPS = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
@@ -106,6 +106,15 @@ class Tally:
 Tallies = tuple[Tally, ...]
 
 
+class Split(NamedTuple):
+    """How many of something each arm got; as events of :func:`log_evidence`, they are held against the
+    share."""
+
+    pi: float
+    control_events: int
+    treatment_events: int
+
+
 class Events(Protocol):
     """What an e-value is computed from; expected events, to plan with, need not be whole."""
 
@@ -138,6 +147,13 @@ def tallies_of(stages: Iterable[Tally]) -> Tallies:
         before = merged.get(one.stage)
         merged[one.stage] = one if before is None else before + one
     return tuple([merged[stage] for stage in sorted(merged)])
+
+
+def merged(before: Tallies, new: Tallies) -> Tallies:
+    """Merge two that are merged in themselves; nearly always new counts are of the last stage."""
+    if len(new) == 1 and before and before[-1].stage == new[0].stage:
+        return (*before[:-1], before[-1] + new[0])
+    return tallies_of((*before, *new))
 
 
 def tallies_from_json(data: Any) -> Tallies:
@@ -228,8 +244,10 @@ def log_evidence(counts: Sequence[Events], bets: Bets, without_event: Sequence[f
     for one in counts:
         control, treatment = one.control_events, one.treatment_events
         if control or treatment:
-            for at, (won_treatment, won_control) in enumerate(_steps(bets, one.pi)):
-                logs[at] += treatment * won_treatment + control * won_control
+            logs = [
+                log + (treatment * won_treatment + control * won_control)
+                for log, (won_treatment, won_control) in zip(logs, _steps(bets, one.pi), strict=True)
+            ]
     return log_mixture(logs, bets.weights)
 
 
@@ -238,9 +256,9 @@ def log_mixture(logs: Sequence[float], weights: Sequence[float]) -> float:
     largest = max(logs)
     if largest == -math.inf:
         return -math.inf
-    total = 0.0
+    exp, total = math.exp, 0.0
     for one, weight in zip(logs, weights, strict=True):
-        total += weight * math.exp(one - largest)
+        total += weight * exp(one - largest)
     return largest + math.log(total)
 
 

@@ -61,6 +61,8 @@ def parse_ground_truth(line: bytes, *, at_s: float, source: str, attribute: str 
         value = plain_value(_labels(event["groundTruthData"], attribute))
     except ValueError as error:
         raise NotARecord(f"the label {error}") from error
+    except RecursionError as error:
+        raise NotARecord("the label is nested too deeply") from error
     return Outcome(event_id, LABEL, value, at_s, source)
 
 
@@ -74,7 +76,10 @@ def _labels(truth: Mapping[str, Any], attribute: str | None) -> Any:
     if encoding == "CSV":
         if not isinstance(data, str):
             raise ValueError("is no text, as encoding CSV has it")
-        rows = [row for row in csv.reader(io.StringIO(data)) if row]
+        try:
+            rows = [row for row in csv.reader(io.StringIO(data)) if row]
+        except csv.Error as error:
+            raise ValueError(f"is not CSV: {error}") from error
         labels = [cell for row in rows for cell in row]
         return labels[0] if len(labels) == 1 else labels
     if encoding != "JSON":

@@ -16,6 +16,7 @@ import click
 
 from understudy.cli.connection import connect, data_dir_option
 from understudy.cli.own_calls import call_server, endpoint_path
+from understudy.sdk.servers import Server
 
 BATCH = 5000
 _ID_KINDS = {"inference": "inference_id", "event": "event_id", "unit": "unit"}
@@ -68,20 +69,23 @@ def import_(
     """
     server = connect(data_dir)
     told: dict[str, Any] = {"accepted": 0, "duplicates": 0, "conflicting": 0, "left_out": 0, "conflicts": []}
+    columns = [id_column, label_column, *([time_column] if time_column else [])]
     with file.open(newline="", encoding="utf-8-sig") as lines:
         rows = csv.DictReader(lines)
-        for name in (id_column, label_column, *([time_column] if time_column else [])):
-            if name not in (rows.fieldnames or ()):
-                there_are = ", ".join(rows.fieldnames or ()) or "none"
-                raise click.ClickException(f"{file} has no column {name!r}; there are: {there_are}.")
-        outcomes = _outcomes(rows, told, _ID_KINDS[id_kind], id_column, label_column, time_column, metric)
-        while batch := list(islice(outcomes, BATCH)):
-            answer = call_server(
-                server, "POST", endpoint_path(endpoint, "outcomes"), body={"outcomes": batch}
-            )
-            for name in ("accepted", "duplicates", "conflicting"):
-                told[name] += answer[name]
-            told["conflicts"] = (told["conflicts"] + answer["conflicts"])[:20]
+        try:
+            for name in columns:
+                if name not in (rows.fieldnames or ()):
+                    there_are = ", ".join(rows.fieldnames or ()) or "none"
+                    raise click.ClickException(f"{file} has no column {name!r}; there are: {there_are}.")
+            outcomes = _outcomes(rows, told, _ID_KINDS[id_kind], id_column, label_column, time_column, metric)
+            first = rows.line_num + 1
+            while batch := list(islice(outcomes, BATCH)):
+                _report(server, endpoint, batch, told, f"lines {first} to {rows.line_num} of {file}")
+                first = rows.line_num + 1
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise click.ClickException(
+                f"{file} can't be read as CSV in UTF-8 after line {rows.line_num}: {error}."
+            ) from error
     if as_json:
         click.echo(json.dumps(told, indent=2))
         return
@@ -92,6 +96,19 @@ def import_(
     )
     for conflict in told["conflicts"][:5]:
         click.echo(f"  {conflict['id']}: {conflict['stands']} stands, not {conflict['reported']}")
+
+
+def _report(
+    server: Server, endpoint: str, batch: list[dict[str, Any]], told: dict[str, Any], place: str
+) -> None:
+    """Send a batch, and add what became of it."""
+    try:
+        answer = call_server(server, "POST", endpoint_path(endpoint, "outcomes"), body={"outcomes": batch})
+    except click.ClickException as error:
+        raise click.ClickException(f"{place} were not reported: {error.message}") from error
+    for name in ("accepted", "duplicates", "conflicting"):
+        told[name] += answer[name]
+    told["conflicts"] = (told["conflicts"] + answer["conflicts"])[:20]
 
 
 def _outcomes(

@@ -326,7 +326,7 @@ def read_policy(text: str) -> Policy:
     """
     try:
         data = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
-    except ValueError as error:  # both parsers' errors are ValueErrors
+    except (ValueError, RecursionError) as error:  # both parsers' errors are ValueErrors
         raise PolicyError(f"the policy can't be read: {error}") from None
     return parse_policy(data)
 
