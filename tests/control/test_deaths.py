@@ -96,7 +96,7 @@ class Life:
         )
         tables = world.router.tables
         world.router = AckingRouter(self.run_dir)
-        world.router.tables = [*tables, *world.router.tables]
+        world.router.tables[:0] = tables  # in place: its thread may be adding some
         self._begin_loop()
 
     def tick(self) -> bool:
@@ -136,11 +136,11 @@ class Life:
             acted = self.tick()
             if condition(self.world.endpoint()):
                 return
-            if not acted and self._router_is_up_to_date():
+            if not acted and self.router_is_up_to_date():
                 self.world.clock.at_s += STEP_S
         raise AssertionError(f"it never ends: {self.world.endpoint()}")
 
-    def _router_is_up_to_date(self) -> bool:
+    def router_is_up_to_date(self) -> bool:
         """Wait for the router's thread: how fast that is must not count as time."""
         publisher = self.world.publisher
         deadline_s = time.monotonic() + 60.0
@@ -241,6 +241,7 @@ def serving(life: Life, config: str) -> None:
     """Exactly one configuration, described and routed."""
     endpoint = life.until_rest()
     assert endpoint.config_name == config
+    life.router_is_up_to_date()
     (now,) = life.world.router.tables[-1]["endpoints"]
     assert now["green"] is None and {one["config_name"] for one in now["variants"]} == {config}
 
@@ -391,7 +392,8 @@ def live(run_dir: Path, story: str, deaths: list[str | None]) -> Life:
             life.until_rest()
         if not from_the_start:
             life.deaths = list(deaths)
-            life.restart()
+            if "all killed" not in story:  # which begins a controller itself
+                life.restart()
         STORIES[story](life)
         life.met += life.failpoints.met
         life.judge()
