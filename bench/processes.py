@@ -7,6 +7,7 @@ Main class: :class:`Running`.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -26,6 +27,10 @@ POLL_S = 0.05
 
 class StartFailed(Exception):
     """A server did not come up; the text says why."""
+
+
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -174,8 +179,14 @@ def start(
             env={**base_environment(), **environment, MARK: mark},
             start_new_session=True,
             pass_fds=descriptors,
+            preexec_fn=_end_with_the_bench,
         )
     return Running(process, mark, log)
+
+
+def _end_with_the_bench() -> None:
+    """Have SIGTERM sent when the bench ends, however it ends: no server is left to disturb the next run."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
 
 def base_environment() -> dict[str, str]:

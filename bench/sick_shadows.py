@@ -23,7 +23,6 @@ from bench.processes import StartFailed
 from bench.understudy import Variant
 
 A = Variant("A", "churn")
-MODE = "sick shadow"
 HALF, TENTH = 50, 10  # per cent of capacity
 
 _MODEL = """import os, socket, threading, time
@@ -87,6 +86,11 @@ class Case:
     percent: int = HALF
     ceiling: int = 0
 
+    @property
+    def mode(self) -> str:
+        """Name of the rows: what may cost the processor something, and what may not."""
+        return "sick shadow" if self.percent == HALF else "busy shadow"
+
 
 CASES = (
     Case("hangs", "    time.sleep(3600)", "hangs"),
@@ -121,19 +125,19 @@ def one_case(bench: Bench, case: Case) -> Iterator[Row]:
             bases = {"no shadow": "", f"shadow {case.what}": "no shadow"}
             mirrors = _mirrors(bench, case, ends)
             if isinstance(mirrors, str):
-                yield Row(MODE, f"nginx, mirror {case.what}", {}, f"not measured: {mirrors}")
+                yield Row(case.mode, f"nginx, mirror {case.what}", {}, f"not measured: {mirrors}")
             else:
                 targets |= {"nginx, no mirror": mirrors[0], f"nginx, mirror {case.what}": mirrors[1]}
                 bases |= {"nginx, no mirror": "", f"nginx, mirror {case.what}": "nginx, no mirror"}
             settings = {key: partial(measure, target, closed) for key, target in targets.items()}
-            yield from in_turn(bench, settings, MODE, 16, bases)
+            yield from in_turn(bench, settings, case.mode, 16, bases)
             settings = {}
             for key, target in targets.items():
                 if not bases[key]:
                     capacity_per_s = measure(target, closed).per_s
                 opened = bench.schedule.load(64, rate_per_s=capacity_per_s * case.percent / 100)
                 settings[key] = partial(measure, target, opened)
-            yield from in_turn(bench, settings, f"{MODE}, {case.percent} % of capacity", 64, bases)
+            yield from in_turn(bench, settings, f"{case.mode}, {case.percent} % of capacity", 64, bases)
     finally:
         bench.server.delete(name)
 

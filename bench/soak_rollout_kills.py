@@ -89,11 +89,16 @@ def kills(options: argparse.Namespace) -> int:
         stage = Stage(served, Path(place) / "gate")
         try:
             _prepare(stage)
-            for together in (TOGETHER, 1):  # what was not met among others is tried alone
+            for together in (
+                TOGETHER if options.twice else 2 * TOGETHER,
+                1,
+            ):  # what was not met among others is tried alone
                 open_ones = [pair for pair in wanted if pair not in protocol.done]
                 for names, story in _groups(open_ones, together):
                     if time.monotonic() < stop_at_s:
-                        failed += _kill_at(stage, counted, names, story, protocol, alone=together == 1)
+                        failed += _kill_at(
+                            stage, counted, names, story, protocol, alone=together == 1, twice=options.twice
+                        )
         finally:
             served.stop()
     protocol.summary(wanted)
@@ -167,10 +172,15 @@ def _let_die(counted: Path, *names: str) -> None:
 
 
 class _Deaths:
-    """Kills the controller at each of some failpoints, and the one that follows wherever it gets first."""
+    """Kills the controller at each of some failpoints, and the one that follows wherever it gets first.
 
-    def __init__(self, counted: Path, names: list[str]) -> None:
+    Args:
+        twice: Whether the one that follows dies.
+    """
+
+    def __init__(self, counted: Path, names: list[str], *, twice: bool) -> None:
         self._counted = counted
+        self._twice = twice
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.ahead = set(names)
@@ -197,19 +207,26 @@ class _Deaths:
                 if dead:
                     (self.then if recovering else self.killed).extend(dead)
                     self.ahead -= set(dead)
-                    recovering = not recovering
+                    recovering = self._twice and not recovering
                     # The next controller needs far longer to start than this.
                     _let_die(self._counted, *(FAILPOINTS if recovering else self.ahead))
 
 
 def _kill_at(
-    stage: Stage, counted: Path, names: list[str], story: str, protocol: _Protocol, *, alone: bool
+    stage: Stage,
+    counted: Path,
+    names: list[str],
+    story: str,
+    protocol: _Protocol,
+    *,
+    alone: bool,
+    twice: bool,
 ) -> int:
     problem = None
     play, _ = STORIES[story]
     facts: dict[str, Any] = {}
     began_s = time.monotonic()
-    with _Deaths(counted, names) as deaths:
+    with _Deaths(counted, names, twice=twice) as deaths:
         try:
             facts = play(stage)
         except (AssertionError, ClientError, BotoCoreError, OSError) as error:

@@ -63,6 +63,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--stories", default="", help="only stories whose name contains this")
     parser.add_argument("--protocol", type=Path, help="of kills: note results here, skip what held there")
     parser.add_argument("--minutes", type=float, default=1e9, help="of kills: begin no story after so many")
+    parser.add_argument(
+        "--once",
+        dest="twice",
+        action="store_false",
+        help="of kills: let the next controller recover in peace",
+    )
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(argv)
     unknown = set(options.parts) - set(PARTS)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.figures import Ratio
+from bench.figures import Ratio, median
 from bench.modes import MILLION, Row
 from bench.report import Duel, table
 
@@ -102,6 +102,18 @@ def _refusals_ms(figures: dict[str, Any]) -> float | None:
     return figures["refused"]["p99_us"] / 1000.0 if "refused" in figures else None
 
 
+def _p99_over(allowed: float) -> Callable[[dict[str, Any]], float | None]:
+    """Give by how many milliseconds p99 is above the base's; 0 within ``allowed`` times it."""
+
+    def figure(figures: dict[str, Any]) -> float | None:
+        ratio = figures.get("ratio_p99")
+        if ratio is None:
+            return None
+        return 0.0 if ratio["median"] <= allowed else float(figures["p99_excess_us"]) / 1000.0
+
+    return figure
+
+
 OF_MODES = (
     OfMode("router's CPU ≤ 20 µs, unsigned boto3", "signatures", _router_us, 20, False, "boto3", " µs"),
     OfMode("router's CPU ≤ 45 µs, signed boto3", "signatures", _router_us, 45, False, "signed", " µs"),
@@ -110,6 +122,16 @@ OF_MODES = (
     OfMode(
         "A/B + shadow + capture: req/s ≥ 6 × nginx mirror", "together", _ratio("ratio_per_s"), 6, True
     ),
+    OfMode("sick shadow: req/s ≥ 0.9 × none", "sick shadow", _ratio("ratio_per_s"), 0.9, True, "shadow"),
+    OfMode(
+        "sick shadow, half of capacity: p99 + ≤ 5 % or 0.5 ms", "sick shadow, 50 % of capacity",
+        _p99_over(1.05), 0.5, False, "shadow", " ms",
+    ),
+    OfMode(
+        "busy shadow, a tenth of capacity: p99 + ≤ 15 % or 1 ms", "busy shadow, 10 % of capacity",
+        _p99_over(1.15), 1.0, False, "shadow", " ms",
+    ),
+    OfMode("sick shadow: errors", "sick shadow", _errors, 0, False, "shadow"),
     OfMode(f"1 variant to many: CPU ≤ {FLAT:g} ×", "variants", _ratio("ratio_cpu"), FLAT, False),
     OfMode(f"1 endpoint to 1,000: CPU ≤ {FLAT:g} ×", "endpoints", _ratio("ratio_cpu"), FLAT, False),
     OfMode(f"1 request to 1,000,000: CPU ≤ {FLAT:g} ×", "served", _after_a_million, FLAT, False),
@@ -151,7 +173,24 @@ def _against_peer(target: AgainstPeer, duels: Sequence[Duel]) -> list[str]:
     met = ratio.median >= target.bound if target.at_least else ratio.median <= target.bound
     if not target.group:
         met = ratio.median < target.bound
+    if not met and target.figure == "per_s":
+        shown += _beyond_the_limit(target, worst, duels)
     return [target.text, str(target.connections), shown, _said(met)]
+
+
+def _beyond_the_limit(target: AgainstPeer, peer: str, duels: Sequence[Duel]) -> str:
+    """Say so where so many times a peer is more than a limit gives, which does no work at all."""
+    theirs = {
+        one.peer: median([round_.per_s for round_ in one.theirs])
+        for one in duels
+        if one.connections == target.connections
+    }
+    limits = [one.peer for one in duels if one.is_limit and one.peer in theirs]
+    its, most = theirs[peer], theirs[limits[0]] if limits else None
+    if its is None or most is None:
+        return ""
+    wanted = target.bound * its
+    return f"; that is {wanted:,.0f}/s, and {limits[0]} gives {most:,.0f}/s" if wanted > most else ""
 
 
 def _of_mode(target: OfMode, rows: Sequence[Row]) -> list[str]:

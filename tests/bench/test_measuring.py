@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 from bench.contestants import Started
+from bench.environments import ROOT
 from bench.loadgen.engine import Load
 from bench.loadgen.plans import Request, write_plan
 from bench.measuring import WrongAnswer, measure
@@ -31,6 +33,26 @@ def family(tmp_path: Path) -> Iterator[tuple[Running, int]]:
     wait_until(lambda: (tmp_path / "log").read_text().endswith("\n"), running, 20.0)
     yield running, int((tmp_path / "log").read_text())
     running.stop()
+
+
+def test_a_killed_bench_leaves_no_server(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from bench.processes import start
+place = Path({str(tmp_path)!r})
+print(start(["sleep", "600"], folder=place, log=place / "log", environment={{}}).process.pid, flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, text=True
+    ) as bench:
+        assert bench.stdout is not None
+        server = psutil.Process(int(bench.stdout.readline()))
+        assert server.is_running()
+        bench.kill()
+        gone, _ = psutil.wait_procs([server], timeout=60.0)
+    assert gone or server.status() == psutil.STATUS_ZOMBIE
 
 
 def test_the_whole_tree_counts_and_nothing_of_it_is_left(family: tuple[Running, int]) -> None:

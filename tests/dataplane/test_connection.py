@@ -23,7 +23,7 @@ from understudy.dataplane.connection import (
     ClientConnection,
 )
 from understudy.dataplane.gate import BadCredentials, Gate
-from understudy.dataplane.router import Router
+from understudy.dataplane.router import FAMILIAR_FOR_S, Router
 
 
 class Wire:
@@ -96,6 +96,7 @@ def client(router: Router) -> tuple[ClientConnection, Wire]:
     return connection, transport
 
 
+SIGNED = b"Authorization: AWS4-HMAC-SHA256 Credential=A/x, Signature=" + b"0" * 64 + b"\r\n"
 HEAD = b"POST /endpoints/e/invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
 
 
@@ -290,6 +291,19 @@ def test_connections_are_bounded(router: Router) -> None:
         wires.append(transport)
     assert [transport.data[:12] for transport in wires] == [b"", *[b"HTTP/1.1 503"] * (MAX_TURNED_AWAY + 1)]
     assert [transport.ended for transport in wires] == ["", *["eof"] * MAX_TURNED_AWAY, "closed"]
+
+
+def test_signed_heads_of_past_seconds_are_forgotten(router: Router) -> None:
+    connection = ClientConnection(router)
+    stand_in: Any = Wire()
+    connection.connection_made(stand_in)
+    for second in range(3 * int(FAMILIAR_FOR_S)):
+        date = b"X-Amz-Date: 20260101T0000%02dZ\r\n" % second
+        head = HEAD.replace(b"Content-Length: 100000", date + SIGNED + b"Content-Length: 0")
+        for _ in range(3):
+            connection.data_received(head)
+        router.sweep(float(second))
+    assert 1 <= len(router.familiar) <= FAMILIAR_FOR_S + 1
 
 
 def test_bad_credentials_are_told_and_the_old_ones_stay(tmp_path: Path) -> None:

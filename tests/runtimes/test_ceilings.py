@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from runtime_bench import eventually
 
 from understudy.runtimes.ceilings import BURST_S, Bucket, Ceilings
-from understudy.runtimes.cpu_groups import CpuGroups, join_group, remove_group, set_idle
+from understudy.runtimes.cpu_groups import CpuGroups, join_group, kill_group, remove_group, set_idle
 from understudy.runtimes.processes import MARKER, family_of, identify, kill_family
 
 BURNER = Path(__file__).with_name("cpu_burner.py")
@@ -121,6 +121,22 @@ def test_a_control_group_holds_a_family_below_its_ceiling() -> None:
         remove_group(folder)
 
 
+def test_a_groups_processes_end_together() -> None:
+    folder = CpuGroups().make(f"test-{os.getpid()}-kill")
+    if folder is None:
+        pytest.skip("needs the right to make control groups")
+    try:
+        with burning(3) as (leader, marker):
+            assert all(join_group(folder, pid) for pid in family_of(leader, marker))
+            assert kill_group(folder)
+            eventually(lambda: not family_of(leader, marker), "all end")
+        assert kill_group(folder), "nobody is left"
+        eventually(lambda: remove_group(folder), "it is empty")
+        assert not kill_group(folder), "it is gone"
+    finally:
+        remove_group(folder)
+
+
 def test_without_the_right_to_make_groups_there_is_none(tmp_path: Path) -> None:
     assert CpuGroups(tmp_path).make("x", 50) is None
     (tmp_path / "cgroup").write_text("0::/user.slice\n1:cpu,cpuacct:/\n")
@@ -148,20 +164,18 @@ def test_groups_of_both_versions_get_their_limits(tmp_path: Path) -> None:
             assert written == {
                 "cpu.cfs_period_us": "50000",
                 "cpu.cfs_quota_us": "75000",
-                "cpu.shares": "15",
+                "cpu.shares": "110",
             }
         else:
-            assert written == {"cpu.max": "75000 50000", "cpu.weight": "1"}
+            assert written == {"cpu.max": "75000 50000", "cpu.weight": "10"}
         unlimited = CpuGroups(process).make("w2")
         assert unlimited is not None
         written = {path.name: path.read_text() for path in Path(unlimited).iterdir()}
-        weight = {"cpu.shares": "15"} if version == 1 else {"cpu.weight": "1"}
-        assert written == weight
+        assert written == ({"cpu.shares": "110"} if version == 1 else {"cpu.weight": "10"})
         assert set_idle(unlimited, True)
         assert (Path(unlimited) / "cpu.idle").read_text() == "1"
-        for name in weight:
-            (Path(unlimited) / name).write_text("1024")  # as the kernel does
         assert set_idle(unlimited, False)
+        weight = {"cpu.shares": "15"} if version == 1 else {"cpu.weight": "1"}
         written = {path.name: path.read_text() for path in Path(unlimited).iterdir()}
         assert written == {**weight, "cpu.idle": "0"}
 

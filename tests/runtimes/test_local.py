@@ -577,10 +577,8 @@ def test_a_ceiling_holds_for_all_processes_and_over_a_new_controller(bench: Benc
         psutil.Process(pid).suspend()
         bench.runtime = bench.new_runtime()
         assert bench.wait(spec.instance_id, READY).pid == pid
-    bench.runtime.stop(spec.instance_id, 20.0)
-    started_s = time.monotonic()
-    eventually(lambda: not bench.runtime.observe(), "SIGTERM reaches a worker that is held")
-    assert time.monotonic() < started_s + 15.0
+    bench.runtime.stop(spec.instance_id, 600.0)  # longer than anybody waits for it to end
+    eventually(lambda: not bench.runtime.observe(), "SIGTERM reaches a worker that is held", 240.0)
 
 
 def test_the_lower_of_both_ceilings_counts_and_production_has_none(bench: Bench) -> None:

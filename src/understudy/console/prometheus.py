@@ -163,7 +163,9 @@ class UnderstudyCollector(Collector):
 def _models(endpoints: Sequence[Endpoint], states: Sequence[InstanceState]) -> Metric:
     """Tell what instances really run: the artifact's digest, and the name and version it gives itself."""
     labels = ["endpoint", "variant", "model", "container", "name", "version", "digest", "artifact", "image"]
-    family = InfoMetricFamily("understudy_model", "What serves, as the artifact itself says", labels=labels)
+    family = GaugeMetricFamily(
+        "understudy_model_info", "What serves, as the artifact itself says", labels=labels
+    )
     fleets = {
         (endpoint.name, fleet.fleet_id): fleet
         for endpoint in endpoints
@@ -192,7 +194,7 @@ def _models(endpoints: Sequence[Endpoint], states: Sequence[InstanceState]) -> M
                 )
             )
     for values in sorted(found):
-        family.add_metric(values, {})
+        family.add_metric(values, 1)
     return family
 
 

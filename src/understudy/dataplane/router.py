@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 8192
+FAMILIAR_FOR_S = 5.0
 MAX_UNREAD_BYTES = 512 * 1024 * 1024  # of answers whose callers are behind
 
 
@@ -85,6 +86,7 @@ class Router:
         self._holding = Holding(loop, self._release)
         self.heads: dict[bytes, Head] = {}
         self.familiar: dict[bytes, Familiar] = {}
+        self._familiar_since_s = 0.0
         self.connections: set[ClientConnection] = set()
         self.stopping = False
         self.max_connections = MAX_CONNECTIONS
@@ -558,6 +560,9 @@ class Router:
     def sweep(self, now_s: float) -> None:
         """Once a second: look after slow, idle and stuck callers."""
         self._deaths.expire(now_s)
+        if now_s - self._familiar_since_s >= FAMILIAR_FOR_S:
+            self._familiar_since_s = now_s
+            self.familiar.clear()  # signed heads carry their second: older ones would only pile up
         for connection in list(self.connections):
             try:
                 connection.sweep()

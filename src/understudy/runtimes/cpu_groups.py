@@ -13,14 +13,20 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from understudy.runtimes.processes import identify
+
 PERIOD_US = 50_000  # half the kernel's default: pauses are shorter, the share is the same
 LEAST_QUOTA_US = 1000  # the kernel takes no less
 SHARES = 15  # of 1024: the weight of nice 19, with which a little work gets done on a busy machine
+LOADING_SHARES = 110  # nice 10, as others that load: somebody waits for it
 _PREFIX = "understudy-"  # then the id of the process that made it, and its name
+_KILL_PASSES = 200  # a second
 _PROC = Path("/proc/self")
 _log = logging.getLogger(__name__)
 
@@ -50,7 +56,7 @@ class CpuGroups:
             _remove_stale(parent.directory)
 
     def make(self, name: str, percent: int = 0) -> str | None:
-        """Make an empty group.
+        """Make an empty group for a worker that loads; :func:`set_idle` is for when it has.
 
         Args:
             name: Unique for ever.
@@ -67,7 +73,7 @@ class CpuGroups:
                 continue
             try:
                 _limit(folder, parent, percent)
-                _weigh(folder)
+                _weigh(folder, LOADING_SHARES)
             except OSError as error:
                 _log.debug("control group %s can't be used: %s", folder, error)
                 remove_group(str(folder))
@@ -86,6 +92,23 @@ def join_group(folder: str, pid: int) -> bool:
     return True
 
 
+def kill_group(folder: str) -> bool:
+    """SIGKILL all processes of a group, and what they start meanwhile; False: nobody can tell."""
+    for _ in range(_KILL_PASSES):
+        try:
+            members = map(int, (Path(folder) / "cgroup.procs").read_text().split())
+        except OSError:
+            return False
+        living = [pid for pid in members if identify(pid) is not None]
+        if not living:
+            return True
+        for pid in living:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.005)
+    return False
+
+
 def remove_group(folder: str) -> bool:
     """Remove a group; False while processes are in it."""
     try:
@@ -98,7 +121,7 @@ def remove_group(folder: str) -> bool:
 
 
 def set_idle(folder: str, idle: bool) -> bool:
-    """Let a group run only while nobody else wants the processor, or with its weight again.
+    """Let a group run only while nobody else wants the processor, or with a little weight.
 
     Returns:
         False where the kernel can't (before Linux 5.15).
@@ -106,7 +129,7 @@ def set_idle(folder: str, idle: bool) -> bool:
     try:
         (Path(folder) / "cpu.idle").write_text(str(int(idle)))
         if not idle:
-            _weigh(Path(folder))  # the kernel has forgotten it
+            _weigh(Path(folder), SHARES)
     except OSError as error:
         _log.debug("control group %s can't be idle: %s", folder, error)
         return False
@@ -126,12 +149,12 @@ def _limit(folder: Path, parent: Parent, percent: int) -> None:
         (folder / "cpu.max").write_text(f"{quota_us} {PERIOD_US}")
 
 
-def _weigh(folder: Path) -> None:
+def _weigh(folder: Path, shares: int) -> None:
     """Weigh a group against others: within one, neither nice value nor autogroup counts against them."""
     if (folder.parent / "cgroup.subtree_control").exists():  # version 2
-        (folder / "cpu.weight").write_text(str(max(1, SHARES * 100 // 1024)))
+        (folder / "cpu.weight").write_text(str(max(1, shares * 100 // 1024)))
     else:
-        (folder / "cpu.shares").write_text(str(SHARES))
+        (folder / "cpu.shares").write_text(str(shares))
 
 
 def _remove_stale(parent: Path) -> None:

@@ -37,7 +37,7 @@ from understudy.runtimes.artifacts import said_of
 from understudy.runtimes.back_seats import leave_back_seat, take_back_seat
 from understudy.runtimes.ceilings import Ceilings
 from understudy.runtimes.containers import ContainerPreparation, Prepared, clean_environment
-from understudy.runtimes.cpu_groups import CpuGroups, join_group, remove_group, set_idle
+from understudy.runtimes.cpu_groups import CpuGroups, join_group, kill_group, remove_group, set_idle
 from understudy.runtimes.failures import Cancelled, PreparationFailed
 from understudy.runtimes.instances import Facts, Instance, exit_text, limit_process, reap, write_private
 from understudy.runtimes.processes import (
@@ -501,7 +501,7 @@ class LocalRuntime:
         before = instance.status
         self._ceilings.lift(facts.marker)
         # The family first: as long as the leader is not reaped, its id is nobody else's.
-        kill_family(instance.identity, facts.marker)
+        self._kill(instance)
         code = reap(instance)
         if status.get("state") == "failed" and status.get("reason"):
             self._fail(instance, failure_text(status))
@@ -518,8 +518,7 @@ class LocalRuntime:
         """Mark as failed and make sure that nothing of it runs; its files stay until :meth:`stop`."""
         facts = instance.facts
         self._ceilings.lift(facts.marker)
-        kill_family(instance.identity, facts.marker)
-        self._ended[facts.marker] = time.monotonic() + _HUNT_S
+        self._kill(instance)
         reap(instance)
         if instance.pidfd is not None:
             os.close(instance.pidfd)
@@ -543,7 +542,7 @@ class LocalRuntime:
             poller = select.poll()
             poller.register(instance.pidfd, select.POLLIN)
             poller.poll(max(0.0, grace_s) * 1000)
-        kill_family(instance.identity, facts.marker)
+        self._kill(instance)
         reap(instance)
         with self._lock:
             if instance.pidfd is not None:
@@ -552,8 +551,17 @@ class LocalRuntime:
             self._logs.finish(facts.endpoint_name, facts.variant_name, facts.log_name)
             self._forget(instance)
 
+    def _kill(self, instance: Instance) -> None:
+        """End every process of an instance: by its group, which knows them all, or by looking around."""
+        facts = instance.facts
+        if facts.cpu_group and kill_group(facts.cpu_group):
+            kill_marked([facts.marker])  # started by somebody who was not in the group yet
+            return
+        kill_family(instance.identity, facts.marker)
+        with self._lock:
+            self._ended[facts.marker] = time.monotonic() + _HUNT_S
+
     def _forget(self, instance: Instance) -> None:
-        self._ended[instance.facts.marker] = time.monotonic() + _HUNT_S
         self._ceilings.lift(instance.facts.marker)
         if instance.facts.cpu_group and not remove_group(instance.facts.cpu_group):
             self._groups_left.add(instance.facts.cpu_group)  # a latecomer is in it
@@ -596,6 +604,7 @@ class LocalRuntime:
                 # whoever read the spec before is marked by now.
                 self._path(facts, "spec").unlink(missing_ok=True)
                 kill_family(None, facts.marker)
+                self._ended[facts.marker] = time.monotonic() + _HUNT_S
                 self._forget(instance)
                 continue
             self._instances[facts.instance_id] = instance
@@ -624,7 +633,7 @@ class LocalRuntime:
         A worker that was stopped or stuck when the server died has not seen the end of its lifeline yet.
         """
         instance = Instance(facts, InstanceStatus.STOPPED)
-        kill_family(instance.identity, facts.marker)
+        self._kill(instance)
         self._logs.finish(facts.endpoint_name, facts.variant_name, facts.log_name)
         self._forget(instance)
 

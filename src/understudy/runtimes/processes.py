@@ -17,10 +17,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
-
 MARKER = "UNDERSTUDY_WORKER"
 _SHADOW_NICE = 19  # the least there is
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _PROC = Path("/proc")
 _CLEAN_SCANS = 3
 _CLEAN_SCANS_BLIND = 60  # 0.3 s
@@ -168,14 +168,11 @@ class Usage:
             return self._samples
         parents: dict[int, int] = {}
         used: dict[int, tuple[float, int]] = {}
-        for process in psutil.process_iter(["ppid", "cpu_times", "memory_info"]):
-            times, memory = process.info["cpu_times"], process.info["memory_info"]
-            if times is None or memory is None:
-                continue
-            parents[process.pid] = process.info["ppid"]
-            # Children that ended count with the parent that waited for them.
-            own_s = times.user + times.system + times.children_user + times.children_system
-            used[process.pid] = (own_s, memory.rss)
+        for pid in _pids():
+            if (fields := _stat(pid)) is not None:
+                parents[pid] = int(fields[1])
+                # Children that ended count with the parent that waited for them.
+                used[pid] = (sum(map(int, fields[11:15])) / _TICKS_PER_S, int(fields[21]) * _PAGE_BYTES)
         totals: dict[int, list[float]] = {root: [0.0, 0.0] for root in roots if root in used}
         for pid, (own_cpu_s, own_rss_bytes) in used.items():
             ancestor: int | None = pid

@@ -14,7 +14,7 @@ import msgspec
 
 from understudy.core.metrics import RankedBuckets
 
-_DECODER = msgspec.msgpack.Decoder(list[int | float])
+_DECODER = msgspec.msgpack.Decoder()  # of what pack wrote: whole numbers, and counts that may be floats
 
 
 def pack(buckets: Mapping[int, float]) -> bytes | None:
@@ -37,7 +37,7 @@ def unpack(blobs: Iterable[bytes]) -> dict[int, float]:
     merged: dict[int, float] = {}
     for blob in blobs:
         flat = _DECODER.decode(blob)
-        one = dict(zip(accumulate(map(int, flat[::2])), map(float, flat[1::2]), strict=True))
+        one = dict(zip(accumulate(flat[::2]), map(float, flat[1::2]), strict=True))
         if merged:
             for bucket, count in one.items():
                 merged[bucket] = merged.get(bucket, 0.0) + count
@@ -107,7 +107,7 @@ class PackedBuckets(RankedBuckets):
             flat = _DECODER.decode(self._blobs[0])
             counts = flat[1::2]
             if min(counts) > 0:
-                return list(accumulate(map(int, flat[::2]))), list(accumulate(map(float, counts)))
+                return list(accumulate(flat[::2])), list(accumulate(counts))
         ordered = sorted(pair for pair in self._read().items() if pair[1] > 0.0)
         return [bucket for bucket, _ in ordered], list(accumulate(count for _, count in ordered))
 

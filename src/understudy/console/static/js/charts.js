@@ -242,7 +242,7 @@ export function figure({ title, unit, format, lines, height = 170, scale = "zero
       cursor: { sync: across ? undefined : { key: "time" }, points: { size: 6 }, drag: { x: true, y: false } },
       scales: { x: { time: !across }, y: { distr: scale === "ratio" ? 3 : 1, range: SCALES[scale] } },
       bands: bands.map(([upper, lower, fill]) => ({ series: [upper + 1, lower + 1], fill: () => `${css(variable(fill))}2e` })),
-      axes: [{ ...axis, size: (_, texts) => (texts?.some((one) => String(one).includes("\n")) ? 46 : 32), values: (_, ticks) => (across ? ticks.map(across.format) : stamps(ticks)) }, { ...axis, size: 62, ...(scale === "ratio" ? { splits: (_, __, low, high) => ratiosOf(low, high), filter: (_, ticks) => ticks } : {}), values: (_, ticks) => ticks.map((one) => (format === count && !Number.isInteger(one) ? "" : format(one))) }],
+      axes: [{ ...axis, space: 84, size: (_, texts) => (texts?.some((one) => String(one).includes("\n")) ? 46 : 32), values: (_, ticks) => (across ? ticks.map(across.format) : stamps(ticks)) }, { ...axis, size: 62, ...(scale === "ratio" ? { splits: (_, __, low, high) => ratiosOf(low, high), filter: (_, ticks) => ticks } : {}), values: (_, ticks) => ticks.map((one) => (format === count && !Number.isInteger(one) ? "" : format(one))) }],
       series: [{}, ...lines.map((line) => ({ label: line.name, stroke: () => css(variable(line.colour)), width: line.thin ? 1 : 1.75, dash: line.dash ? [5, 4] : undefined, spanGaps: Boolean(line.gauge), points: { show: data[0].length < 3 } }))],
       hooks: { setCursor: [(one) => {
         const at = one.cursor.idx;
