@@ -105,6 +105,9 @@ def test_routers_and_workers_may_die_during_a_rollout_and_boto3_sees_nothing(tmp
             "understudy worker e/",
         ):
             time.sleep(0.8)
+            # One at a time: with both routers gone, or both instances of a fleet, nobody could answer.
+            until(lambda: len(served.named("understudy router")) == 2, "both routers")
+            until(lambda title=title: served.named(title), title)  # type: ignore[misc]
             with contextlib.suppress(ProcessLookupError):
                 os.kill(served.named(title)[-1], signal.SIGKILL)
         found = at_rest(served.sagemaker)
