@@ -1,7 +1,7 @@
 // Charts of CloudWatch metrics: lines by uPlot, the numbers as a table, CSV and PNG to take away.
 //
-// A board is several charts of one window of time that read their numbers by one GetMetricData call; a
-// refresh reads only the newest periods again.
+// A board is several charts of one window of time; a refresh reads only the newest periods again, by one
+// GetMetricData call.
 
 import { h, newId, replace, setText } from "./dom.js";
 import { count, local, utc } from "./format.js";
@@ -14,6 +14,7 @@ const QUERIES = 400; // of 500 that one GetMetricData may have
 const AGAIN = 3; // periods that a refresh reads again: late numbers still come in
 
 let library;
+/** uPlot, fetched once. */
 function plotter() {
   if (!library) {
     document.head.append(h("link", { rel: "stylesheet", "data-vendor": "uplot" }));
@@ -100,7 +101,8 @@ export function board(endpoint, charts, window) {
   const asks = lines.map((line, at) => ({ line, at })).filter(({ line }) => line.constant === undefined).map(({ line, at }) => query(endpoint, line, `m${at}`, window.period));
   const parameters = (start, end) => ({ MetricDataQueries: asks, StartTime: start, EndTime: end });
   const shown = snippet([["cloudwatch", "GetMetricData", parameters(...edges(window))]], { title: "These numbers from a program" });
-  // Only charts that are looked at are read, one call for all that need the same periods.
+  plotter(); // comes while the numbers are read
+  // Only charts that are looked at are read.
   const looked = new Set();
   for (const one of figures) Object.assign(one, { known: one.lines.map(() => new Map()), readUntil: 0 });
   const looking = new IntersectionObserver((entries) => {
@@ -114,33 +116,41 @@ export function board(endpoint, charts, window) {
 
   async function read() {
     const [start, end] = edges(window);
-    const groups = new Map();
+    // A chart that is new is read by a call of its own, so that the first one is there before the last is read.
+    const calls = new Map();
     for (const one of looked) {
       const from = one.readUntil ? Math.max(start, one.readUntil - AGAIN * window.period) : start;
       if (end - from < 1) continue;
+      const together = one.readUntil ? from : one;
       one.readUntil = end;
-      groups.set(from, [...(groups.get(from) ?? []), one]);
+      calls.set(together, { from, members: [...(calls.get(together)?.members ?? []), one] });
     }
+    const left = new Set(calls.values());
     try {
-      await Promise.all([...groups].map(([from, members]) => readFrom(from, end, members)));
+      for (const one of left) {
+        await readFrom(one.from, end, one.members);
+        left.delete(one);
+        for (const member of one.members) drawn(member, start, end);
+      }
       replace(said);
     } catch (error) {
-      for (const members of groups.values()) for (const one of members) one.readUntil = 0;
+      for (const { members } of left) for (const one of members) one.readUntil = 0;
       replace(said, notice("bad", error.message));
-      return;
     }
+  }
+
+  function drawn(one, start, end) {
     const times = [];
     for (let at = start; at < end; at += window.period) times.push(at);
     // What the newest period holds is not all yet.
     if (window.follow && times.length > 1) times.pop();
-    for (const one of [...groups.values()].flat())
-      one.draw(times, one.lines.map((line, at) => {
-        if (line.constant !== undefined) return times.map(() => line.constant);
-        const values = one.known[at];
-        for (const old of values.keys()) if (old < start) values.delete(old);
-        const per = line.per ? window.period / server.session.time_scale : 1; // per second of the wall
-        return times.map((time) => values.has(time) ? values.get(time) / per : line.zero ? 0 : null);
-      }));
+    one.draw(times, one.lines.map((line, at) => {
+      if (line.constant !== undefined) return times.map(() => line.constant);
+      const values = one.known[at];
+      for (const old of values.keys()) if (old < start) values.delete(old);
+      const per = line.per ? window.period / server.session.time_scale : 1; // per second of the wall
+      return times.map((time) => values.has(time) ? values.get(time) / per : line.zero ? 0 : null);
+    }));
   }
 
   async function readFrom(from, end, members) {
