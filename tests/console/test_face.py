@@ -84,6 +84,22 @@ def test_sessions_outlive_the_controller(scene: Any) -> None:
     assert client.post(LIST, {}).status == 200
 
 
+def test_who_signed_out_stays_out_of_the_next_controller(scene: Any) -> None:
+    client, other = scene.signed_in(), scene.signed_in()
+    cookie = dict(client.cookies)
+    assert client.post("sign-out", {}).status == 200
+    client.application = other.application = scene.face()
+    client.cookies = cookie  # as one who kept it
+    assert client.post(LIST, {}).status == 401
+    assert other.post(LIST, {}).status == 200
+    scene.clock.at_s += SESSION_S + 1  # long over: its name is not kept any more
+    late = scene.signed_in()
+    assert late.post("sign-out", {}).status == 200
+    (ended,) = scene.secret_path.parent.glob("*-ended")
+    assert len(json.loads(ended.read_bytes())) == 1
+    assert stat.S_IMODE(ended.stat().st_mode) == 0o600
+
+
 @pytest.mark.parametrize(
     "change", [lambda v: v[:-1], lambda v: v + "0", lambda v: "x" + v, lambda v: "é." + v]
 )

@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.journey, pytest.mark.timeout(300)]
 ROLE = "arn:aws:iam::123456789012:role/understudy"
 CEILING_PERCENT = 40
 WATCHED_S = 4.0
+SEEN_S = 0.1
 PATIENCE_S = 60.0
 
 ECHO = """\
@@ -134,13 +135,15 @@ def test_a_burning_shadow_stays_below_its_ceiling_and_answers(server: Any) -> No
         lambda: len(tree := tree_of(server, "understudy worker ceiling/burning/")) == 3 and tree, "it burns"
     )
     before_s, started_s, requests = used_s(family), time.monotonic(), 0
-    while time.monotonic() < started_s + WATCHED_S:
+    burnt_s = watched_s = 0.0
+    # Where others keep the machine busy an idle class gets next to nothing: the watch goes on until it is seen.
+    while watched_s < WATCHED_S or (burnt_s < SEEN_S and watched_s < PATIENCE_S):
         answer = runtime.invoke_endpoint(EndpointName="ceiling", ContentType="text/csv", Body=b"1")
         assert answer["Body"].read() == b"live"
         requests += 1
-    cores = (used_s(family) - before_s) / (time.monotonic() - started_s)
-    assert cores < CEILING_PERCENT / 100.0 * 1.25 + 0.05, f"{cores:.2f} processors"
-    assert cores > 0.02, "the measurement must see it burn"
+        burnt_s, watched_s = used_s(family) - before_s, time.monotonic() - started_s
+    assert burnt_s < watched_s * CEILING_PERCENT / 100.0 * 1.25 + 0.2, f"{burnt_s / watched_s:.2f} processors"
+    assert burnt_s >= SEEN_S, "the measurement must see it burn"
 
     def all_told() -> bool:
         told, copies, answers = counted(server, "ceiling")

@@ -2,8 +2,8 @@
 
 Owns the cookie's form, ``PAYLOAD.MAC``: the payload names the session, the access key and the end; the MAC is
 by a secret of the data directory together with the key's own secret, so that a renewed access key ends every
-session.  Refuses to keep anything on disk but that secret; sessions that were signed out are remembered in
-memory until their end.  Main type: :class:`Sessions`.
+session.  Keeps on disk that secret and, beside it, the names of the sessions that were signed out before
+their end: whoever holds such a cookie stays out when the controller is another.  Main type: :class:`Sessions`.
 
 Source: RFC 6265 (cookies); OWASP's "Cross-Site Request Forgery Prevention", signed tokens.
 """
@@ -62,7 +62,7 @@ class Sessions:
     """Gives and checks sessions.
 
     Args:
-        secret_path: Made with mode 0600 when missing.
+        secret_path: Made with mode 0600 when missing; ``…-ended`` beside it names the sessions signed out.
         credentials: Returns the secrets by access key id; None: nobody signs in (``--auth none``).
         clock: Real time.
         entropy: Draws the secret and the sessions' names.
@@ -81,7 +81,8 @@ class Sessions:
         self._secret = _secret(secret_path, entropy)
         self._lock = threading.Lock()
         self._failures: deque[float] = deque()
-        self._ended: dict[str, float] = {}
+        self._ended_path = secret_path.with_name(f"{secret_path.name}-ended")
+        self._ended = _read_ended(self._ended_path)
 
     @property
     def open(self) -> bool:
@@ -141,6 +142,7 @@ class Sessions:
         with self._lock:
             self._ended = {name: end_s for name, end_s in self._ended.items() if end_s > now_s}
             self._ended[session.session_id] = session.ends_at_s
+            _write_whole(self._ended_path, json.dumps(self._ended).encode())
 
     def _begin(self, access_key_id: str) -> tuple[Session, str]:
         session_id = self._entropy.token(16)
@@ -187,13 +189,27 @@ def _secret(path: Path, entropy: Entropy) -> bytes:
     except FileNotFoundError:
         pass
     made = entropy.token(32).encode()
+    _write_whole(path, made)
+    return made
+
+
+def _read_ended(path: Path) -> dict[str, float]:
+    """Read which sessions were signed out, and when each would have ended; none where nobody has signed out."""
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    return {str(name): float(end_s) for name, end_s in found.items()}
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write a file that only its owner reads; after any crash it is the old one or the new one."""
     beside = path.with_name(f"{path.name}.new")
     beside.unlink(missing_ok=True)
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        os.write(descriptor, made)
+        os.write(descriptor, content)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
     beside.replace(path)
-    return made
