@@ -244,11 +244,12 @@ class EndpointLoop:
         acted = False
         for _ in range(MAX_ACTIONS_PER_ROUND):
             watched = self._watched[name]
-            action = decide(self._snapshot(watched, states))
+            snapshot = self._snapshot(watched, states)
+            action = decide(snapshot)
             if action is None:
                 break
             acted = True
-            if not self._carry_out(watched, action):
+            if not self._carry_out(watched, action, snapshot.now_s):
                 break
             if isinstance(action, RemoveEndpoint):
                 break
@@ -259,7 +260,7 @@ class EndpointLoop:
                 states = self._observe().get(name, [])
         return acted
 
-    def _carry_out(self, watched: _Watched, action: RolloutAction) -> bool:
+    def _carry_out(self, watched: _Watched, action: RolloutAction, decided_at_s: float) -> bool:
         """Do one action; False when the record changed meanwhile and must be read again."""
         endpoint = watched.stored.value
         if isinstance(action, StartInstance):
@@ -269,7 +270,7 @@ class EndpointLoop:
         elif isinstance(action, StopInstance):
             self._stop(watched, action)
         elif isinstance(action, SaveEndpoint):
-            return self._save(watched, action)
+            return self._save(watched, action, decided_at_s)
         else:
             return self._remove(watched)
         return True
@@ -312,11 +313,13 @@ class EndpointLoop:
             self._save(
                 watched,
                 SaveEndpoint(replace(endpoint, failure_reason=action.reason), "EndpointNotRecovering"),
+                now_s,
             )
 
-    def _save(self, watched: _Watched, action: SaveEndpoint) -> bool:
+    def _save(self, watched: _Watched, action: SaveEndpoint, decided_at_s: float) -> bool:
+        """Write it; its line tells the time from which its waits count, so that the trail shows them whole."""
         stored = watched.stored
-        event = Event(stored.value.arn, action.event, self._clock.now_s(), action.detail)
+        event = Event(stored.value.arn, action.event, decided_at_s, action.detail)
         self._failpoints.reach(action.event, "before-intent")
         try:
             self._records.commit([Put(action.endpoint, stored.version), event])
