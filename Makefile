@@ -55,7 +55,7 @@ $(ORACLE3)/.installed: | $(STAMP)
 sdks: $(SDK2)/.installed $(SDK3)/.installed $(ORACLE)/.installed $(ORACLE3)/.installed ## environments of the SDK journeys
 
 test: $(STAMP) sdks browser promtool ## every test, journeys with real clients included
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(STAMP) ## formatting, lint, types, layering
 	$(BIN)/ruff format --check .
@@ -77,7 +77,7 @@ soak: $(STAMP) ## memory flat (MINUTES=10), all accounted for (REQUESTS=1000000)
 	$(BIN)/python -m bench.soak --minutes $(or $(MINUTES),10)
 	$(BIN)/python -m bench.soak_capture --requests $(or $(REQUESTS),1000000)
 	$(BIN)/python -m bench.soak_capture --durable --requests $(or $(REQUESTS),1000000)
-	UNDERSTUDY_LIVES=20000 $(BIN)/python -m pytest --timeout 3600 tests/core/test_rollout_simulation.py
+	UNDERSTUDY_LIVES=20000 UNDERSTUDY_REGRESSIONS=500 $(BIN)/python -m pytest --timeout 3600 tests/core/test_rollout_simulation.py
 	$(BIN)/python -m bench.soak_rollouts
 
 browser: $(STAMP) ## a Chromium for the console's tests: the system's, Debian's package or Playwright's own

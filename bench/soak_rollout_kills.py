@@ -57,6 +57,13 @@ FORTH = UPDATED | {"TrafficShifted", "EndpointUpdated"}
 BACK = UPDATED | {"RollbackStarted", "TrafficReturned", "UpdateRolledBack"}
 
 
+# There the routers' table is as it was before: nothing is sent in whose middle one could die.
+UNREACHABLE = {
+    ("TrafficShifted", "mid-effect", "weights"),
+    ("TrafficShifted", "mid-effect", "create and delete"),
+}
+
+
 @dataclass
 class Stage:
     """A server, and a file that keeps models from loading while it is there."""
@@ -109,7 +116,12 @@ def _in_turn() -> list[tuple[str, str]]:
     """Order the matrix: each failpoint once, in different stories, before any of them comes again."""
     rounds: list[tuple[int, str, str]] = []
     for number, name in enumerate(FAILPOINTS):
-        stories = [story for story, (_, events) in STORIES.items() if name.partition("/")[0] in events]
+        event, _, boundary = name.partition("/")
+        stories = [
+            story
+            for story, (_, events) in STORIES.items()
+            if event in events and (event, boundary, story) not in UNREACHABLE
+        ]
         rounds += [((at - number) % len(stories), name, story) for at, story in enumerate(stories)]
     return [(name, story) for _, name, story in sorted(rounds, key=lambda one: one[0])]
 

@@ -216,7 +216,7 @@ CLICKS = {
 
 def test_a_bandit_finds_the_best_of_three_in_few_stages() -> None:
     flight = Flight("bandit", (1.0, 1.0, 1.0), CLICKS)
-    for _ in range(600):
+    for _ in range(300):
         flight.second((0.20, 0.05, 0.20))
     assert flight.percent(1) > 40.0 and min(flight.percent(0), flight.percent(2)) >= 4.9
     steps = flight.events("WeightsRequested")

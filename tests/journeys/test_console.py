@@ -660,8 +660,7 @@ PLACES = [
 ]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 360)])
 def test_pages_are_accessible(
     chromium: Any, server: Any, stage: Any, signed_in: Any, scheme: str, width: int
 ) -> None:

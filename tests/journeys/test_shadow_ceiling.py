@@ -136,7 +136,7 @@ def test_a_burning_shadow_stays_below_its_ceiling_and_answers(server: Any) -> No
     )
     before_s, started_s, requests = used_s(family), time.monotonic(), 0
     burnt_s = watched_s = 0.0
-    # Where others keep the machine busy an idle class gets next to nothing: the watch goes on until it is seen.
+    # Where others keep the machine busy it gets next to nothing: the watch goes on until it is seen.
     while watched_s < WATCHED_S or (burnt_s < SEEN_S and watched_s < PATIENCE_S):
         answer = runtime.invoke_endpoint(EndpointName="ceiling", ContentType="text/csv", Body=b"1")
         assert answer["Body"].read() == b"live"
