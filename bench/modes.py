@@ -119,15 +119,17 @@ def in_turn(
     mode: str,
     connections: int,
     bases: Mapping[str, str] | None = None,
+    times: int = 1,
 ) -> Iterator[Row]:
     """Measure settings in turn, round after round.
 
     Args:
+        times: As many rounds as usual; tails need more.
         bases: What each setting is compared with, empty for nothing; without it all but the first with the
             first.
     """
     rounds: dict[str, list[Measurement]] = {name: [] for name in settings}
-    for _ in range(bench.schedule.rounds):
+    for _ in range(times * bench.schedule.rounds):
         for name, once in settings.items():
             rounds[name].append(once())
     first, *_ = rounds
@@ -145,7 +147,10 @@ def in_turn(
             figures["p99_excess_us"] = median(excess_us)
             p99 = paired_ratio([one.p99_us for one in measured], [one.p99_us for one in base])
             figures["ratio_p99"] = None if p99 is None else vars(p99)
-            note = f"req/s × {ratio}, CPU × {cpu}, p99 {statistics.median(excess_us) / 1000:+.2f} ms"
+            low, middle, high = (
+                one / 1000 for one in (min(excess_us), statistics.median(excess_us), max(excess_us))
+            )
+            note = f"req/s × {ratio}, CPU × {cpu}, p99 {middle:+.2f} ms ({low:+.2f} to {high:+.2f})"
         yield Row(mode, f"{name}, {connections} connections", figures, note)
 
 

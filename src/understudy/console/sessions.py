@@ -3,7 +3,7 @@
 Owns the cookie's form, ``PAYLOAD.MAC``: the payload names the session, the access key and the end; the MAC is
 by a secret of the data directory together with the key's own secret, so that a renewed access key ends every
 session.  Keeps on disk that secret and, beside it, the names of the sessions that were signed out before
-their end: whoever holds such a cookie stays out when the controller is another.  Main type: :class:`Sessions`.
+their end: who kept such a cookie stays out of the next controller, too.  Main type: :class:`Sessions`.
 
 Source: RFC 6265 (cookies); OWASP's "Cross-Site Request Forgery Prevention", signed tokens.
 """
@@ -194,7 +194,7 @@ def _secret(path: Path, entropy: Entropy) -> bytes:
 
 
 def _read_ended(path: Path) -> dict[str, float]:
-    """Read which sessions were signed out, and when each would have ended; none where nobody has signed out."""
+    """Read which sessions were signed out, and when each would have ended."""
     try:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:

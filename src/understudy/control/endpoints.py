@@ -317,7 +317,7 @@ class EndpointLoop:
             )
 
     def _save(self, watched: _Watched, action: SaveEndpoint, decided_at_s: float) -> bool:
-        """Write it; its line tells the time from which its waits count, so that the trail shows them whole."""
+        """Write it; its line tells the time from which its waits count: the trail shows them whole."""
         stored = watched.stored
         event = Event(stored.value.arn, action.event, decided_at_s, action.detail)
         self._failpoints.reach(action.event, "before-intent")

@@ -49,6 +49,10 @@ class Breaker:
         self._retry_ns = 0
         self.is_open = False
 
+    def refuses(self, now_ns: int) -> bool:
+        """Tell whether no copy may go, not even one that tries."""
+        return self.is_open and now_ns < self._retry_ns
+
     def admits(self, now_ns: int) -> bool:
         """Tell whether the next copy may go; while open, that is asked for at most one each ``OPEN_NS``."""
         if not self.is_open:

@@ -247,32 +247,38 @@ class Tee:
 
     def _offer_taken(self) -> None:
         taken, self._taken = self._taken, []
+        counts: dict[tuple[Shadow, str], int] = {}
         for shadows, call in taken:
             for shadow in shadows:
-                self.offer(shadow, call)
+                told = shadow, self.offer(shadow, call)
+                counts[told] = counts.get(told, 0) + 1
+        for (shadow, outcome), count in counts.items():  # once a turn: it costs as much as the rest of a copy
+            self._ledger.note(KIND, shadow.endpoint, shadow.name, outcome, count)
 
-    def offer(self, shadow: Shadow, call: Call) -> None:
-        """Copy a production request to a shadow, or not; count what became of it.
+    def offer(self, shadow: Shadow, call: Call) -> str:
+        """Copy a production request to a shadow, or not.
 
         Args:
             call: Has been handed to a production instance.
+        Returns:
+            What became of it, to be counted.
         """
         if not shadow.takes(call, self._draw):
-            outcome = "sampling"
-        elif self.stopping:
-            outcome = "shutdown"
-        elif len(call.body) > self._max_body_bytes:
-            outcome = "size"
-        else:
-            outcome = self._hand(shadow, call)
-        self._ledger.note(KIND, shadow.endpoint, shadow.name, outcome)
+            return "sampling"
+        if self.stopping:
+            return "shutdown"
+        if len(call.body) > self._max_body_bytes:
+            return "size"
+        if shadow.breaker.refuses(call.handed_ns):
+            return "breaker"
+        return self._hand(shadow, call)
 
     def _hand(self, shadow: Shadow, call: Call) -> str:
         link = shadow.link_for(call)
         if link is None:
             return "shutdown"
         breaker, now_ns = shadow.breaker, call.handed_ns
-        if breaker.is_open and not breaker.admits(now_ns):
+        if not breaker.admits(now_ns):
             return "breaker"
         if not link.ready and link.state != LinkState.CONNECTING:
             return "breaker"  # connected, but its pings are unanswered
