@@ -27,8 +27,12 @@ def test_it_opens_after_failures_in_a_row() -> None:
 
 def test_one_copy_tries_it_at_a_time() -> None:
     breaker = opened(now_ns=10 * SECOND_NS)
+    assert breaker.refuses(10 * SECOND_NS + OPEN_NS - 1)
     assert not breaker.admits(10 * SECOND_NS + OPEN_NS - 1)
+    for _ in range(2):  # asking whether one may go takes nobody's turn
+        assert not breaker.refuses(10 * SECOND_NS + OPEN_NS)
     assert breaker.admits(10 * SECOND_NS + OPEN_NS)
+    assert breaker.refuses(10 * SECOND_NS + OPEN_NS)
     assert not breaker.admits(10 * SECOND_NS + OPEN_NS)
     breaker.failed(10 * SECOND_NS + OPEN_NS + 5)
     assert breaker.is_open and not breaker.admits(10 * SECOND_NS + 2 * OPEN_NS)
@@ -38,7 +42,7 @@ def test_one_copy_tries_it_at_a_time() -> None:
 def test_any_answer_closes_it() -> None:
     breaker = opened()
     breaker.answered()
-    assert not breaker.is_open and breaker.admits(0)
+    assert not breaker.is_open and breaker.admits(0) and not breaker.refuses(0)
     breaker.failed(0)
     assert not breaker.is_open  # counting begins anew
 
