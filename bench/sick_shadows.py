@@ -9,6 +9,7 @@ Main function: :func:`sick`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -118,7 +119,7 @@ def sick(bench: Bench) -> Iterator[Row]:
 
 def one_case(bench: Bench, case: Case) -> Iterator[Row]:
     """Measure one kind of shadow: a closed loop for throughput, an open one for latency."""
-    name = "sick-" + "".join(letter if letter.isalnum() else "-" for letter in case.what)
+    name = "sick-" + "-".join(re.findall(r"[A-Za-z0-9]+", case.what))
     deploy(bench, case, name)
     try:
         with ExitStack() as ends:
