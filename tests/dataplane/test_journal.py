@@ -19,11 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from understudy.dataplane import journal as journals
-from understudy.dataplane.accounting import Ledger, read_back
+from understudy.dataplane.accounting import Ledger, Noted, read_back
 from understudy.dataplane.journal import Journal, read_journal
 
 KEYS = [("e", "v", "c"), ("e", "w", "c"), ("f", "v", "d")]
-OUTCOMES = [("shadow", "mirrored"), ("capture", "queue"), ("capture", "sampling"), ("capture", "disk")]
+OUTCOMES = [("capture", "queue"), ("capture", "sampling"), ("capture", "disk")]
 
 
 def tallied(items: list[dict[str, Any]]) -> Counter[str]:
@@ -46,6 +46,8 @@ def tallied(items: list[dict[str, Any]]) -> Counter[str]:
 OPERATION = st.one_of(
     st.tuples(st.just("answered"), st.integers(0, 2), st.integers(0, 2**31), st.sampled_from([1.0, 0.5])),
     st.tuples(st.just("handed"), st.integers(0, 2), st.just(1.0), st.just(0)),
+    st.tuples(st.just("copied"), st.integers(0, 2), st.sampled_from([1.0, 0.5]), st.integers(0, 2)),
+    st.tuples(st.just("kept"), st.integers(0, 2), st.integers(0, 2**31), st.booleans()),
     st.tuples(st.just("failed"), st.integers(0, 2), st.sampled_from([0, 400, 503]), st.booleans()),
     st.tuples(st.just("noted"), st.integers(0, 2), st.sampled_from(OUTCOMES), st.integers(1, 3)),
     st.tuples(st.just("expected"), st.integers(0, 2), st.just(0), st.just(0)),
@@ -77,6 +79,31 @@ def test_whatever_was_counted_is_handed_in_once(steps: list[Any], small: bool) -
             elif kind == "handed":
                 ledger.tally(*KEYS[which]).begin(one)
                 opened.append((which, one))
+            elif kind == "copied":  # handed over, for two shadows; of one the outcome is not known any more
+                place = KEYS[which][:2]
+                also = tuple(ledger.expectation("shadow", *place[:1], name) for name in ("s", "t"))
+                ledger.tally(*KEYS[which]).begin(one, also)
+                opened.append((which, one))
+                if two:
+                    ledger.note("shadow", place[0], "s", "queue")
+                    plain.note("shadow", place[0], "s", "queue")
+                else:
+                    plain.note("shadow", place[0], "s", "shutdown")
+                plain.note("shadow", place[0], "t", "shutdown")
+            elif kind == "kept":  # answered, and a record is to come, or was not drawn
+                place = KEYS[which][:2]
+                told = (
+                    ledger.expectation("capture", *place)
+                    if two
+                    else Noted(ledger, "capture", *place, "sampling")
+                )
+                ledger.tally(*KEYS[which]).begin(1.0)
+                ledger.tally(*KEYS[which]).answered(1.0, one, 7, (told,))
+                plain.tally(*KEYS[which]).answered(1.0, one, 7)
+                if two:
+                    expected["capture", *place] += 1
+                else:
+                    plain.note("capture", *place, "sampling")
             elif kind == "failed":
                 for each in both:
                     each.tally(*KEYS[which]).failed(

@@ -33,7 +33,7 @@ _SUMMED = (
     "abandoned",
     "per_instance",
 )
-CAPTURE, ASSIGNMENT = "capture", "assignment"
+CAPTURE, ASSIGNMENT, SHADOW = "capture", "assignment", "shadow"
 SPOOLED = frozenset({CAPTURE, ASSIGNMENT})  # kinds of records that go through a spool
 SHED = frozenset({"queue", "disk", "shutdown"})  # what becomes of one that does not come out of it
 _COARSER_S = (60, 3600, 86_400, 86_400 * 365)
@@ -72,11 +72,11 @@ class Counter(Protocol):
         """Return the counts of the same variant by another source."""
         ...
 
-    def begin(self, share: float) -> None:
+    def begin(self, share: float, also: Also = ()) -> None:
         """Note that a request was handed over."""
         ...
 
-    def answered(self, share: float, model_us: int, overhead_us: int) -> None:
+    def answered(self, share: float, model_us: int, overhead_us: int, also: Also = ()) -> None:
         """Count a request that the model answered with 2XX."""
         ...
 
@@ -97,15 +97,15 @@ class Counter(Protocol):
 class Entry:
     """What is counted again and again under one name, as the journal knows it.
 
-    Args:
+    Attributes:
         name: See :meth:`Ledger.log`.
     """
 
-    __slots__ = ("_generation", "_ledger", "_name", "_slot")
+    __slots__ = ("_generation", "_ledger", "_slot", "name")
 
     def __init__(self, ledger: Ledger, name: Name) -> None:
         self._ledger = ledger
-        self._name = name
+        self.name = name
         self._slot = self._generation = 0
 
     def log(self, value: int) -> None:
@@ -113,16 +113,16 @@ class Entry:
         journal = self._ledger.journal
         if journal is not None:
             if self._generation != journal.generation or journal.at > journal.limit:
-                self._slot = self._ledger.slot(self._name)
+                self._slot = self._ledger.slot(self.name)
                 self._generation = journal.generation
             journal.add(self._slot, value)
 
 
 class Expectation(Entry):
-    """The records of one variant that are to come out of the spool.
+    """The records of a variant that are to come out of the spool, or a shadow's requests without an outcome.
 
     Attributes:
-        count: How many were announced and have not been noted as shed.
+        count: How many were announced and have not been noted as shed, or as whatever became of them.
     """
 
     __slots__ = ("count",)
@@ -135,6 +135,33 @@ class Expectation(Entry):
         """Note that an answer leaves whose record is to come, or to be noted as shed."""
         self.log(count)
         self.count += count
+
+    def joined(self) -> None:
+        """Count one that the journal has in the same cell as something else."""
+        self.count += 1
+
+
+class Noted(Entry):
+    """One outcome of one variant, for those who note it again and again; see :meth:`Ledger.note`."""
+
+    __slots__ = ("_of",)
+
+    def __init__(self, ledger: Ledger, kind: str, endpoint: str, variant: str, outcome: str) -> None:
+        super().__init__(ledger, ("noted", kind, endpoint, variant, outcome))
+        self._of = kind, endpoint, variant, outcome
+
+    def joined(self) -> None:
+        """Count one that the journal has in the same cell as something else."""
+        self._ledger.count_outcome(*self._of, 1)
+
+
+# What is counted together with a request, in one cell: a process that is killed has counted all of it or
+# nothing.  The same tuple each time: its slot is remembered by which one it is.
+Also = tuple[Expectation | Noted, ...]
+
+
+def _joint(name: Name, also: Also) -> Name:
+    return ("all", name, *(one.name for one in also)) if also else name
 
 
 class Tally:
@@ -152,10 +179,13 @@ class Tally:
     """
 
     __slots__ = (
-        "_begun",
+        "_begun_also",
+        "_begun_generation",
+        "_begun_slot",
         "_generation",
         "_ledger",
         "_slot",
+        "_slot_also",
         "_slot_share",
         "abandoned",
         "at_work",
@@ -179,9 +209,10 @@ class Tally:
         self.at_work = False
         self.tracked = False
         self.open = 0
-        self._slot = self._generation = 0
+        self._slot = self._generation = self._begun_slot = self._begun_generation = 0
+        self._slot_also: Also = ()
+        self._begun_also: Also = ()
         self.share = self._slot_share = 0.0
-        self._begun = Entry(ledger, ("begin", *key, 0.0))
         self._clear()
 
     def _clear(self) -> None:
@@ -199,36 +230,51 @@ class Tally:
         """Return the counts of the same variant by another source."""
         return self._ledger.tally_of(self.key._replace(source=source))
 
-    def begin(self, share: float) -> None:
+    def begin(self, share: float, also: Also = ()) -> None:
         """Note that a request was handed over: if this process is killed before the result, it has failed.
 
         Args:
             share: 1 / instances of the variant.
+            also: What is counted with it.
         """
-        if share != self.share:
-            self._begun = Entry(self._ledger, ("begin", *self.key, share))
-            self.share = share
-        self._begun.log(1)
+        journal = self._ledger.journal
+        if journal is not None:
+            if (
+                self._begun_generation != journal.generation
+                or self.share != share
+                or self._begun_also is not also
+                or journal.at > journal.limit
+            ):
+                self._begun_slot = self._ledger.slot(_joint(("begin", *self.key, share), also))
+                self._begun_also, self._begun_generation = also, journal.generation
+            journal.add(self._begun_slot, 1)
+        self.share = share
         if not self.tracked:
             self.tracked, self.open = True, 0
         self.open += 1
+        for one in also:
+            one.joined()
 
-    def answered(self, share: float, model_us: int, overhead_us: int) -> None:
+    def answered(self, share: float, model_us: int, overhead_us: int, also: Also = ()) -> None:
         """Count a request that the model answered with 2XX.
 
         Args:
             share: 1 / instances of the variant.
+            also: What is counted with it.
         """
         journal = self._ledger.journal
         if journal is not None:
             if (
                 self._generation != journal.generation
                 or self._slot_share != share
+                or self._slot_also is not also
                 or journal.at > journal.limit
             ):
-                self._slot = self._ledger.slot(("answered", *self.key, share))
-                self._slot_share, self._generation = share, journal.generation
+                self._slot = self._ledger.slot(_joint(("answered", *self.key, share), also))
+                self._slot_share, self._slot_also, self._generation = share, also, journal.generation
             journal.write(self._slot, model_us, overhead_us)
+        for one in also:
+            one.joined()
         self.open -= 1
         if not self.at_work:
             self._ledger.enlist(self)
@@ -405,8 +451,12 @@ class Ledger:
             outcome: One of that kind's few fixed words.
         """
         self.log(("noted", kind, endpoint, variant, outcome), count)
+        self.count_outcome(kind, endpoint, variant, outcome, count)
+
+    def count_outcome(self, kind: str, endpoint: str, variant: str, outcome: str, count: int) -> None:
+        """Count an outcome that the journal has; see :meth:`note`."""
         key = (kind, endpoint, variant)
-        if kind in SPOOLED and outcome in SHED:
+        if kind == SHADOW or (kind in SPOOLED and outcome in SHED):
             self.expectation(*key).count -= count
         counts = self._outcomes.get(key)
         if counts is None:
@@ -414,10 +464,11 @@ class Ledger:
         counts[outcome] = counts.get(outcome, 0) + count
 
     def expect(self, kind: str, endpoint: str, variant: str, count: int = 1) -> None:
-        """Note that an answer leaves whose record is to come out of the spool, or to be noted as shed.
+        """Note an answer whose record is to come out of the spool, or to be noted as shed.  Or a request that
+        was handed over, of which a shadow may get a copy: its outcome is to be noted.
 
         Args:
-            kind: One of ``SPOOLED``.
+            kind: One of ``SPOOLED``, or ``SHADOW``.
         """
         self.expectation(kind, endpoint, variant).add(count)
 
@@ -571,12 +622,20 @@ class Ledger:
             self.expect(word, endpoint, variant, value)
         elif kind == "refused":
             self.refuse(*rest)
+        elif kind == "all":
+            first, *others = map(tuple, rest)
+            self._count_again(first, value, second)
+            for other in others:
+                self._count_again(other, 1, 0)
 
     def _fail_open(self) -> None:
         """Count requests without a result as failed: their router is gone, and so are their callers."""
         for tally in self._tallies.values():
             for _ in range(tally.open if tally.tracked else 0):
                 tally.failed(tally.share, 503, by_model=False, model_us=None, overhead_us=None)
+        for (kind, endpoint, variant), expected in list(self._expected.items()):
+            if kind == SHADOW and expected.count > 0:
+                self.note(SHADOW, endpoint, variant, "shutdown", expected.count)  # which sets it to 0
 
 
 def read_back(found: Read) -> tuple[list[dict[str, Any]], dict[tuple[str, str, str], int]]:
@@ -601,4 +660,5 @@ def read_back(found: Read) -> tuple[list[dict[str, Any]], dict[tuple[str, str, s
     while (batch := ledger.next_batch(at_s)) is not None:
         batches.append(batch)
         ledger.acknowledge(batch["seq"])
-    return batches, {whose: one.count for whose, one in ledger._expected.items() if one.count}
+    expected = ledger._expected.items()
+    return batches, {whose: one.count for whose, one in expected if one.count and whose[0] in SPOOLED}

@@ -22,7 +22,7 @@ from understudy.dataplane.accounting import ASSIGNMENT
 
 if TYPE_CHECKING:
     from understudy.core.routing import EndpointRoute
-    from understudy.dataplane.accounting import Counter, Key, Ledger
+    from understudy.dataplane.accounting import Also, Counter, Key, Ledger
     from understudy.dataplane.invocation import Invocation
     from understudy.dataplane.table import Variant
 
@@ -163,13 +163,13 @@ class Exposure:
         """Return the counts of the same variant by another source."""
         return self._tally.of_source(source)
 
-    def begin(self, share: float) -> None:
+    def begin(self, share: float, also: Also = ()) -> None:
         """See :meth:`Tally.begin`."""
-        self._tally.begin(share)
+        self._tally.begin(share, also)
 
-    def answered(self, share: float, model_us: int, overhead_us: int) -> None:
+    def answered(self, share: float, model_us: int, overhead_us: int, also: Also = ()) -> None:
         """See :meth:`Tally.answered`."""
-        self._tally.answered(share, model_us, overhead_us)
+        self._tally.answered(share, model_us, overhead_us, also)
         self._keep(200, model_us)
 
     def failed(

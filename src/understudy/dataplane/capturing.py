@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from understudy.capture.batches import Batch, Packed
 from understudy.capture.records import CaptureRecord
+from understudy.dataplane.accounting import Also, Noted
 from understudy.dataplane.invocation import MAX_BODY_BYTES
 from understudy.worker import wire
 
@@ -96,13 +97,12 @@ class Tap:
         return EndpointCapture(self, endpoint, route)
 
     def take(self, event: Event, call: Call, head: bytes, body: bytes) -> None:
-        """Count an answer and keep what its record is made of; what costs more is done once all answers of
-        this turn of the loop have left.
+        """Keep what the record of an answer is made of that has been counted with ``Event.told``; what costs
+        more is done once all answers of this turn of the loop have left.
         """
-        gathering = event.gathering(call)
-        if gathering is None:
+        if not event.number:
             return
-        gathering.announce()
+        gathering = event.gathering(call)
         request = call.body
         size_bytes = len(request) + len(body)
         if size_bytes > SMALL_BYTES:
@@ -152,7 +152,7 @@ class EndpointCapture:
         gatherings: By variant.
     """
 
-    __slots__ = ("durable", "endpoint", "gatherings", "route", "share", "tap", "unsampled")
+    __slots__ = ("_not_drawn", "durable", "endpoint", "gatherings", "route", "share", "tap", "unsampled")
 
     def __init__(self, tap: Tap, endpoint: str, route: CaptureRoute) -> None:
         self.tap = tap
@@ -162,6 +162,7 @@ class EndpointCapture:
         self.durable = route.durable
         self.unsampled = Event(self, 0, 0.0)
         self.gatherings: dict[str, Gathering] = {}
+        self._not_drawn: dict[str, Also] = {}
 
     def begin(self) -> Event:
         """Decide for one production request whether it is captured."""
@@ -176,18 +177,29 @@ class EndpointCapture:
         made = self.gatherings[variant] = Gathering(self, variant)
         return made
 
+    def not_drawn(self, variant: str) -> Also:
+        """Return what is counted with an answer that is not kept."""
+        told = self._not_drawn.get(variant)
+        if told is None:
+            told = self._not_drawn[variant] = (
+                Noted(self.tap.ledger, KIND, self.endpoint, variant, "sampling"),
+            )
+        return told
+
 
 class Gathering:
     """Small records of one variant that are not packed yet.
 
     Attributes:
-        announce: Counts a record of the variant; called before its answer leaves.
+        expected: The variant's records that are to come.
+        told: Counts one of them together with its answer.
     """
 
-    __slots__ = ("_capture", "_inputs", "_kinds", "_outputs", "_variant", "announce", "records")
+    __slots__ = ("_capture", "_inputs", "_kinds", "_outputs", "_variant", "expected", "records", "told")
 
     def __init__(self, capture: EndpointCapture, variant: str) -> None:
-        self.announce = capture.tap.ledger.expectation(KIND, capture.endpoint, variant).add
+        self.expected = capture.tap.ledger.expectation(KIND, capture.endpoint, variant)
+        self.told: Also = (self.expected,)
         self.records: list[Packed] = []
         self._capture = capture
         self._variant = variant
@@ -272,26 +284,20 @@ class Event:
         """Return the event of a shadow's copy of the same request."""
         return Event(self._capture, self.number, self.at_s) if self.number else self
 
-    def gathering(self, call: Call) -> Gathering | None:
-        """Return where an answered call's record is to be kept; None, counted so, when it was not drawn."""
-        capture = self._capture
+    def gathering(self, call: Call) -> Gathering:
+        """Return where the record of an answered call that was drawn is to be kept."""
+        capture, name = self._capture, call.variant.name
+        return capture.gatherings.get(name) or capture.gathering(name)
+
+    def told(self, call: Call) -> Also:
+        """Return what is counted with an answer: that it was not drawn, or that a record is to come."""
         if self.number:
-            name = call.variant.name
-            return capture.gatherings.get(name) or capture.gathering(name)
-        capture.tap.ledger.note(KIND, capture.endpoint, call.variant.name, "sampling")
-        return None
+            return self.gathering(call).told
+        return self._capture.not_drawn(call.variant.name)
 
-    def count(self, call: Call) -> bool:
-        """Count an answered call, before its answer leaves: as not drawn, or as one whose record is to come.
-
-        Returns:
-            False when it was not drawn: there will be no record.
-        """
-        gathering = self.gathering(call)
-        if gathering is None:
-            return False
-        gathering.announce()
-        return True
+    def count(self, call: Call) -> None:
+        """Count the record of an answer that waits for it."""
+        self.gathering(call).expected.add()
 
     def keep(self, call: Call, head: bytes, body: bytes, acknowledge: Acknowledge | None = None) -> bool:
         """Make the record of an answered call that was counted, by itself.
@@ -343,9 +349,14 @@ class Event:
             streamed.size_bytes += len(data)
             streamed.pieces.append(data)
 
+    def keep_held(self, call: Call, acknowledge: Acknowledge | None = None) -> bool:
+        """Count a streamed answer whose end waits for its record, and make that; see :meth:`keep`."""
+        self.count(call)
+        return self.keep_joined(call, acknowledge)
+
     def keep_joined(self, call: Call, acknowledge: Acknowledge | None = None) -> bool:
-        """Count a streamed answer that has ended and make its record; see :meth:`keep`."""
-        if not self.count(call):
+        """Make the record of a streamed answer that has ended and was counted; see :meth:`keep`."""
+        if not self.number:
             return True
         streamed = self._streamed
         assert streamed is not None  # its last piece has been joined

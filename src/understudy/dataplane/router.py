@@ -286,8 +286,11 @@ class Router:
                 # Counted before it leaves: a caller of a killed router has no answer that is not counted.
                 model_us = (received_ns - call.handed_ns) // 1000
                 total_us = (time.monotonic_ns() - call.started_ns) // 1000
-                variant.tally.answered(variant.share, model_us, total_us - model_us)
-                if event is not None:
+                if event is None:
+                    variant.tally.answered(variant.share, model_us, total_us - model_us)
+                else:
+                    told = event.told(call)
+                    variant.tally.answered(variant.share, model_us, total_us - model_us, told)
                     self.tap.take(event, call, head, body)
                 caller.finish(answer, body if large else b"")
                 if self._deaths:
@@ -369,10 +372,12 @@ class Router:
             self._refuse_counted(caller, variant, ServiceUnavailable(_NOT_KEPT))
 
     def _count_answered(self, call: Call, received_ns: int) -> None:
-        variant = call.variant
+        variant, event = call.variant, call.event
         model_us = (received_ns - call.handed_ns) // 1000
         total_us = (time.monotonic_ns() - call.started_ns) // 1000
-        variant.tally.answered(variant.share, model_us, total_us - model_us)
+        # One that was held has counted its record.
+        told = () if event is None or event.holds else event.told(call)
+        variant.tally.answered(variant.share, model_us, total_us - model_us, told)
         if self._deaths:
             self._deaths.clear(call.invocation.endpoint, call.body)
 
@@ -427,7 +432,7 @@ class Router:
         if ends:
             last = _framed(caller, data, last=True)
             if event is not None and event.holds:
-                self._holding.hold(call, last, received_ns, functools.partial(event.keep_joined, call))
+                self._holding.hold(call, last, received_ns, functools.partial(event.keep_held, call))
                 return
             self._count_answered(call, received_ns)
             if event is not None:

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from understudy.core.routing import EndpointRoute, ShadowRoute, noise_routes
-from understudy.dataplane import answers
-from understudy.dataplane.accounting import Ledger
+from understudy.dataplane import accounting, answers
+from understudy.dataplane.accounting import Also, Ledger
 from understudy.dataplane.calls import Call
 from understudy.dataplane.instances import Desk, InstanceLink, LinkState
 from understudy.dataplane.invocation import MAX_BODY_BYTES, MIRRORED_KEY
@@ -29,7 +29,8 @@ from understudy.worker import wire
 if TYPE_CHECKING:
     from understudy.dataplane.capturing import EndpointCapture, Tap
 
-KIND = "shadow"
+KIND = accounting.SHADOW
+MIRRORED = "mirrored"
 ECHO = "#again"  # of the connections to production's instances that second answers come by
 MAX_OUTSTANDING = 256
 MAX_OUTSTANDING_BYTES = 16 * 1024 * 1024
@@ -44,11 +45,13 @@ class Shadow(Variant):
 
     Attributes:
         sampled: Probability that a production request is copied.
+        expected: Its requests whose outcome is not known yet.
         head_key: Where invocations keep the wire head of its copies.
+        mirrored: Counted together with a copy's beginning.
         told_name: The variant's name as its instances know it.
     """
 
-    __slots__ = ("breaker", "endpoint", "head_key", "sampled", "told_name")
+    __slots__ = ("breaker", "endpoint", "expected", "head_key", "mirrored", "sampled", "told_name")
 
     MAX_OUTSTANDING = MAX_OUTSTANDING
     MAX_OUTSTANDING_BYTES = MAX_OUTSTANDING_BYTES
@@ -67,6 +70,8 @@ class Shadow(Variant):
         self.told_name = route.name
         self.head_key = MIRRORED_KEY + route.name
         self.breaker = breaker
+        self.expected = ledger.expectation(KIND, endpoint, route.name)
+        self.mirrored: Also = (accounting.Noted(ledger, KIND, endpoint, route.name, MIRRORED),)
 
     def takes(self, call: Call, draw: Callable[[], float]) -> bool:
         """Draw whether a production request is to be copied."""
@@ -129,7 +134,7 @@ class Echo(Shadow):
 class Branch:
     """What else is done with the requests of one endpoint: capture and copies."""
 
-    __slots__ = ("_by_variant", "_tee", "capture", "shadows")
+    __slots__ = ("_all", "_by_variant", "_tee", "capture", "shadows")
 
     def __init__(
         self, tee: Tee, capture: EndpointCapture | None, shadows: list[Shadow], echoes: dict[str, Echo]
@@ -137,14 +142,16 @@ class Branch:
         self._tee = tee
         self.capture = capture
         self.shadows = shadows
-        self._by_variant: dict[str, list[Shadow]] = {name: [*shadows, echo] for name, echo in echoes.items()}
+        self._all = _expecting(shadows)
+        self._by_variant = {name: _expecting([*shadows, echo]) for name, echo in echoes.items()}
 
     def take(self, call: Call) -> None:
         """Look at a request that has just been handed to a production instance."""
-        call.variant.tally.begin(call.variant.share)
+        variant = call.variant
+        shadows, expected = self._by_variant.get(variant.name, self._all)
+        variant.tally.begin(variant.share, expected)
         if self.capture is not None:
             call.event = self.capture.begin()
-        shadows = self._by_variant.get(call.variant.name, self.shadows)
         if shadows:
             self._tee.take(shadows, call)
 
@@ -250,8 +257,10 @@ class Tee:
         counts: dict[tuple[Shadow, str], int] = {}
         for shadows, call in taken:
             for shadow in shadows:
-                told = shadow, self.offer(shadow, call)
-                counts[told] = counts.get(told, 0) + 1
+                outcome = self.offer(shadow, call)
+                if outcome is not MIRRORED:
+                    told = shadow, outcome
+                    counts[told] = counts.get(told, 0) + 1
         for (shadow, outcome), count in counts.items():  # once a turn: it costs as much as the rest of a copy
             self._ledger.note(KIND, shadow.endpoint, shadow.name, outcome, count)
 
@@ -261,7 +270,7 @@ class Tee:
         Args:
             call: Has been handed to a production instance.
         Returns:
-            What became of it, to be counted.
+            What became of it, to be counted; ``MIRRORED`` is.
         """
         if not shadow.takes(call, self._draw):
             return "sampling"
@@ -292,10 +301,10 @@ class Tee:
         if call.event is not None:
             copy.event = call.event.for_copy()
         head = invocation.heads.get(shadow.head_key)
-        shadow.tally.begin(shadow.share)
+        shadow.tally.begin(shadow.share, shadow.mirrored)
         self._unanswered_bytes += len(call.body)
         link.submit(copy, head or invocation.wire_head(shadow.told_name, mirrored=True), call.body)
-        return "mirrored"
+        return MIRRORED
 
     # --- answers in (Desk) -------------------------------------------------------------------------
 
@@ -325,7 +334,8 @@ class Tee:
         self._unanswered_bytes -= len(call.body)
         variant.breaker.answered()
         model_us, overhead_us = _latencies(call, received_ns)
-        variant.tally.answered(variant.share, model_us, overhead_us)
+        told = () if call.event is None else call.event.told(call)
+        variant.tally.answered(variant.share, model_us, overhead_us, told)
 
     def take_chunk(self, link: InstanceLink, payload: bytes, received_ns: int) -> None:
         """Measure and join the pieces of a streamed answer."""
@@ -408,6 +418,10 @@ class Tee:
                 for call in list(link.pending.values()):
                     link.forget(call)
                     self._give_up(call)
+
+
+def _expecting(shadows: list[Shadow]) -> tuple[list[Shadow], Also]:
+    return shadows, tuple(shadow.expected for shadow in shadows)
 
 
 def _latencies(call: Call, now_ns: int) -> tuple[int, int]:
