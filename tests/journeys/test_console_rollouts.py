@@ -453,7 +453,7 @@ def test_hostile_alarms_findings_and_verdicts_are_text(visit: Any, stage: Any) -
     visits.unharmed(visit)
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 360)])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 360)])
 def test_pages_are_accessible(
     chromium: Any, server: Any, stage: Any, signed_in: Any, scheme: str, width: int
 ) -> None:
