@@ -78,6 +78,7 @@ soak: $(STAMP) ## memory flat (MINUTES=10), all accounted for (REQUESTS=1000000)
 	$(BIN)/python -m bench.soak_capture --requests $(or $(REQUESTS),1000000)
 	$(BIN)/python -m bench.soak_capture --durable --requests $(or $(REQUESTS),1000000)
 	UNDERSTUDY_LIVES=20000 UNDERSTUDY_REGRESSIONS=500 $(BIN)/python -m pytest --timeout 3600 tests/core/test_rollout_simulation.py
+	UNDERSTUDY_REQUESTS=100000 $(BIN)/python -m pytest tests/journeys/test_weights.py
 	$(BIN)/python -m bench.soak_rollouts
 
 browser: $(STAMP) ## a Chromium for the console's tests: the system's, Debian's package or Playwright's own

@@ -124,9 +124,9 @@ def in_turn(
     """Measure settings in turn, round after round.
 
     Args:
-        times: As many rounds as usual; tails need more.
         bases: What each setting is compared with, empty for nothing; without it all but the first with the
             first.
+        times: As many rounds as usual; tails need more.
     """
     rounds: dict[str, list[Measurement]] = {name: [] for name in settings}
     for _ in range(times * bench.schedule.rounds):

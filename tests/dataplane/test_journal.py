@@ -23,7 +23,7 @@ from understudy.dataplane.accounting import Ledger, Noted, read_back
 from understudy.dataplane.journal import Journal, read_journal
 
 KEYS = [("e", "v", "c"), ("e", "w", "c"), ("f", "v", "d")]
-OUTCOMES = [("capture", "queue"), ("capture", "sampling"), ("capture", "disk")]
+OUTCOMES = [("shadow", "mirrored"), ("capture", "queue"), ("capture", "sampling"), ("capture", "disk")]
 
 
 def tallied(items: list[dict[str, Any]]) -> Counter[str]:
@@ -84,7 +84,14 @@ def test_whatever_was_counted_is_handed_in_once(steps: list[Any], small: bool) -
                 also = tuple(ledger.expectation("shadow", *place[:1], name) for name in ("s", "t"))
                 ledger.tally(*KEYS[which]).begin(one, also)
                 opened.append((which, one))
-                if two:
+                if two == 2:  # the copy has no result
+                    mirrored = Noted(ledger, "shadow", place[0], "s", "mirrored")
+                    ledger.tally(place[0], "s", "c").begin(one, (mirrored,))
+                    plain.note("shadow", place[0], "s", "mirrored")
+                    plain.tally(place[0], "s", "c").failed(
+                        one, 503, by_model=False, model_us=None, overhead_us=None, handed=False
+                    )
+                elif two:
                     ledger.note("shadow", place[0], "s", "queue")
                     plain.note("shadow", place[0], "s", "queue")
                 else:

@@ -453,13 +453,10 @@ def test_hostile_alarms_findings_and_verdicts_are_text(visit: Any, stage: Any) -
     visits.unharmed(visit)
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 360)])
-def test_pages_are_accessible(
-    chromium: Any, server: Any, stage: Any, signed_in: Any, scheme: str, width: int
-) -> None:
+def test_pages_are_accessible(chromium: Any, server: Any, stage: Any, signed_in: Any) -> None:
     alarm = "roll-roll-broken-AllTraffic-harm"
     places = ["ab", "ab/even", "ab/ab", "alarms", f"alarms/{alarm}", "endpoints/roll/update"]
-    assert visits.faults_of_pages(chromium, server, signed_in, places, scheme, width) == []
+    assert visits.faults_of_pages(chromium, server, signed_in, places, "light", 360) == []
 
 
 def test_an_update_under_way_is_accessible(chromium: Any, server: Any, stage: Any, signed_in: Any) -> None:

@@ -286,11 +286,9 @@ class Router:
                 # Counted before it leaves: a caller of a killed router has no answer that is not counted.
                 model_us = (received_ns - call.handed_ns) // 1000
                 total_us = (time.monotonic_ns() - call.started_ns) // 1000
-                if event is None:
-                    variant.tally.answered(variant.share, model_us, total_us - model_us)
-                else:
-                    told = event.told(call)
-                    variant.tally.answered(variant.share, model_us, total_us - model_us, told)
+                told = () if event is None else event.told(call)
+                variant.tally.answered(variant.share, model_us, total_us - model_us, told)
+                if event is not None:
                     self.tap.take(event, call, head, body)
                 caller.finish(answer, body if large else b"")
                 if self._deaths:

@@ -55,11 +55,10 @@ class Breaker:
 
     def admits(self, now_ns: int) -> bool:
         """Tell whether the next copy may go; while open, that is asked for at most one each ``OPEN_NS``."""
-        if not self.is_open:
-            return True
-        if now_ns < self._retry_ns:
+        if self.refuses(now_ns):
             return False
-        self._retry_ns = now_ns + OPEN_NS
+        if self.is_open:
+            self._retry_ns = now_ns + OPEN_NS
         return True
 
     def renewed(self) -> None:
