@@ -1,5 +1,9 @@
 """What every test is run with."""
 
+from collections.abc import Iterator
+from urllib.request import Request, urlopen
+
+import pytest
 from hypothesis import settings
 
 # How long one example may take is no promise of ours, and a busy machine breaks any bound.
@@ -7,3 +11,21 @@ settings.register_profile(
     "understudy", settings.get_profile(settings.get_current_profile_name()), deadline=None
 )
 settings.load_profile("understudy")
+
+
+@pytest.fixture(scope="session")
+def _moto() -> Iterator[str]:
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def foreign_s3(_moto: str) -> str:
+    """Address of somebody else's S3 (moto), empty: moto keeps one set of buckets for a whole process."""
+    urlopen(Request(f"{_moto}/moto-api/reset", method="POST")).close()
+    return _moto

@@ -50,17 +50,6 @@ class _Case:
     foreign: bool = False  # a service of its own: own ETags, own clock, short facts in lists
 
 
-@pytest.fixture(scope="session")
-def moto_url() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture(params=["memory", "disk", "s3"])
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[_Case]:
     if request.param == "memory":
@@ -70,10 +59,7 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[_Case]:
         yield _Case(disk)
         disk.close()
     else:
-        url = request.getfixturevalue("moto_url")
-        import urllib.request
-
-        urllib.request.urlopen(urllib.request.Request(f"{url}/moto-api/reset", method="POST")).close()
+        url = request.getfixturevalue("foreign_s3")
         yield _Case(S3Objects(endpoint_url=url, access_key_id="test", secret_access_key="test"), foreign=True)
 
 

@@ -1006,52 +1006,40 @@ def test_hashes_make_composites_only() -> None:
 # --- over a foreign object store ----------------------------------------------------------------
 
 
-def test_a_whole_life_over_a_foreign_store(clock: _Clock) -> None:
+def test_a_whole_life_over_a_foreign_store(clock: _Clock, foreign_s3: str) -> None:
     """The face works the same where the objects live in another S3; that one's ETags and clock count."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        store = S3Objects(
-            endpoint_url=f"http://{host}:{port}", access_key_id="test", secret_access_key="test"
-        )
-        call = _caller(_services(store, clock))
-        call("CreateBucket", Bucket="foreign-box")
-        put = call(
-            "PutObject", Bucket="foreign-box", Key="a/k ü", Body=[b"data"], Metadata={"a": "ü"}, Tagging="x=1"
-        )
-        assert put["ETag"] == etag(b"data")
-        got = call("GetObject", Bucket="foreign-box", Key="a/k ü", Range="bytes=1-2")
-        assert body(got) == b"at" and got["Metadata"] == {"a": "ü"} and got["TagCount"] == 1
-        call("CopyObject", Bucket="foreign-box", Key="copy", CopySource="foreign-box/a/k%20%C3%BC")
-        target = {"Bucket": "foreign-box", "Key": "whole"}
-        target["UploadId"] = call("CreateMultipartUpload", **target, ContentType="text/csv")["UploadId"]
-        data = random.Random(7).randbytes(PART)
-        named = []
-        for number, piece in enumerate((data, b"tail"), 1):
-            part = call("UploadPart", **target, PartNumber=number, Body=[piece])
-            named.append({"PartNumber": number, "ETag": part["ETag"]})
-        assert [one["Key"] for one in call("ListMultipartUploads", Bucket="foreign-box")["Uploads"]] == [
-            "whole"
-        ]
-        assert [one["Name"] for one in call("ListBuckets")["Buckets"]] == ["foreign-box"]
-        call("CompleteMultipartUpload", **target, MultipartUpload={"Parts": named})
-        got = call("GetObject", Bucket="foreign-box", Key="whole")
-        assert body(got) == data + b"tail" and got["ContentType"] == "text/csv"
-        assert body(call("GetObject", Bucket="foreign-box", Key="whole", PartNumber=2)) == b"tail"
-        listed = call("ListObjectsV2", Bucket="foreign-box", Delimiter="/")
-        assert [one["Key"] for one in listed["Contents"]] == ["copy", "whole"]
-        assert listed["CommonPrefixes"] == [{"Prefix": "a/"}]
-        assert "Uploads" not in call("ListMultipartUploads", Bucket="foreign-box")
-        assert store.list(".multipart") == []
-        refused("NoSuchKey", 404, call, "HeadObject", Bucket="foreign-box", Key="gone")
-        wanted = [{"Key": "a/k ü"}, {"Key": "copy"}, {"Key": "whole"}]
-        call("DeleteObjects", Bucket="foreign-box", Delete={"Objects": wanted})
-        call("DeleteBucket", Bucket="foreign-box")
-    finally:
-        server.stop()
+    store = S3Objects(endpoint_url=foreign_s3, access_key_id="test", secret_access_key="test")
+    call = _caller(_services(store, clock))
+    call("CreateBucket", Bucket="foreign-box")
+    put = call(
+        "PutObject", Bucket="foreign-box", Key="a/k ü", Body=[b"data"], Metadata={"a": "ü"}, Tagging="x=1"
+    )
+    assert put["ETag"] == etag(b"data")
+    got = call("GetObject", Bucket="foreign-box", Key="a/k ü", Range="bytes=1-2")
+    assert body(got) == b"at" and got["Metadata"] == {"a": "ü"} and got["TagCount"] == 1
+    call("CopyObject", Bucket="foreign-box", Key="copy", CopySource="foreign-box/a/k%20%C3%BC")
+    target = {"Bucket": "foreign-box", "Key": "whole"}
+    target["UploadId"] = call("CreateMultipartUpload", **target, ContentType="text/csv")["UploadId"]
+    data = random.Random(7).randbytes(PART)
+    named = []
+    for number, piece in enumerate((data, b"tail"), 1):
+        part = call("UploadPart", **target, PartNumber=number, Body=[piece])
+        named.append({"PartNumber": number, "ETag": part["ETag"]})
+    assert [one["Key"] for one in call("ListMultipartUploads", Bucket="foreign-box")["Uploads"]] == ["whole"]
+    assert [one["Name"] for one in call("ListBuckets")["Buckets"]] == ["foreign-box"]
+    call("CompleteMultipartUpload", **target, MultipartUpload={"Parts": named})
+    got = call("GetObject", Bucket="foreign-box", Key="whole")
+    assert body(got) == data + b"tail" and got["ContentType"] == "text/csv"
+    assert body(call("GetObject", Bucket="foreign-box", Key="whole", PartNumber=2)) == b"tail"
+    listed = call("ListObjectsV2", Bucket="foreign-box", Delimiter="/")
+    assert [one["Key"] for one in listed["Contents"]] == ["copy", "whole"]
+    assert listed["CommonPrefixes"] == [{"Prefix": "a/"}]
+    assert "Uploads" not in call("ListMultipartUploads", Bucket="foreign-box")
+    assert store.list(".multipart") == []
+    refused("NoSuchKey", 404, call, "HeadObject", Bucket="foreign-box", Key="gone")
+    wanted = [{"Key": "a/k ü"}, {"Key": "copy"}, {"Key": "whole"}]
+    call("DeleteObjects", Bucket="foreign-box", Delete={"Objects": wanted})
+    call("DeleteBucket", Bucket="foreign-box")
 
 
 def test_a_foreign_store_that_is_away() -> None:
