@@ -159,7 +159,7 @@ class Load:
         self._port, self._requests, self._rate_per_s = port, requests, rate_per_s
         self._number = 0
         self._started_s = time.monotonic()
-        self.answered = bytearray(max(1, requests) * 4)
+        self.answered = bytearray(requests)
         self.statuses: Counter[int] = Counter()
         self.broken = 0
         self.go_on: Callable[[], bool] = lambda: False
@@ -175,7 +175,7 @@ class Load:
         await asyncio.gather(*(self._connection() for _ in range(CONNECTIONS)))
 
     def _wants_more(self) -> bool:
-        return self._number < self._requests or (self.go_on() and self._number < len(self.answered))
+        return self._number < self._requests or self.go_on()
 
     async def _connection(self) -> None:
         while self._wants_more():
@@ -188,6 +188,8 @@ class Load:
                 while self._wants_more():
                     await self._pace()
                     number, self._number = self._number, self._number + 1
+                    if number >= len(self.answered):  # harm takes longer than the requests asked for
+                        self.answered.extend(bytes(number + 1))
                     if not await self._ask(reader, writer, number):
                         break
             except (OSError, asyncio.IncompleteReadError, TimeoutError):
