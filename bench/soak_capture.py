@@ -499,7 +499,9 @@ def main(argv: list[str]) -> int:
             sys.stderr.write("\n".join((place / "serve.log").read_text().splitlines()[-60:]) + "\n")
             raise
         finally:
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            faults.stopping.set()
+            with contextlib.suppress(subprocess.TimeoutExpired, RuntimeError):  # RuntimeError: never begun
+                faults.join(60.0)  # it starts servers
                 server.stop()
     report = {
         "at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),

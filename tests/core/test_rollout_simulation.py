@@ -47,7 +47,7 @@ from understudy.core.rollouts import decide
 from understudy.core.routing import EndpointRoute
 from understudy.dataplane.dice import splitmix64
 
-LIVES = int(os.environ.get("UNDERSTUDY_LIVES", "200"))
+LIVES = int(os.environ.get("UNDERSTUDY_LIVES", "120"))
 STEP_S = 2.0
 FAULTS_UNTIL_S = 400.0
 PATIENCE_S = 6_000.0  # longer than the longest plan below

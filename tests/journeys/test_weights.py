@@ -16,7 +16,7 @@ import pytest
 
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(300)]
 
-REQUESTS = int(os.environ.get("UNDERSTUDY_REQUESTS", "40000"))
+REQUESTS = int(os.environ.get("UNDERSTUDY_REQUESTS", "20000"))
 CONNECTIONS = 4
 DEPTH = 100  # pipelined requests per write
 WEIGHTS = {

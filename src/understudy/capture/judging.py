@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from understudy.analysis.evidence import Batch, Evidence, evidence_from_json, start_evidence
@@ -45,7 +46,11 @@ class Judged:
         return replace(self.judgement, evidence=self.evidence.to_json(), policy=self.policy.to_json())
 
     def verdict(self) -> Verdict:
-        """Decide."""
+        """Decide; once, as many ask."""
+        return self._verdict
+
+    @cached_property
+    def _verdict(self) -> Verdict:
         return decide_verdict(self.policy, self.evidence, **self._facts())
 
     def inputs(self) -> dict[str, Any]:
