@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from understudy.dataplane.shadow_link import FAILURES_TO_OPEN, FULL_TO_OPEN_NS, OPEN_NS, Breaker
+from understudy.dataplane.shadow_link import FAILURES_TO_OPEN, FORGIVEN_NS, FULL_TO_OPEN_NS, OPEN_NS, Breaker
 
 SECOND_NS = 1_000_000_000
 
@@ -20,7 +20,7 @@ def test_it_opens_after_failures_in_a_row() -> None:
     for _ in range(3):
         for _ in range(FAILURES_TO_OPEN - 1):
             breaker.failed(0)
-        breaker.answered()
+        breaker.answered(0)
     assert not breaker.is_open and breaker.admits(0)
     assert opened().is_open
 
@@ -41,7 +41,7 @@ def test_one_copy_tries_it_at_a_time() -> None:
 
 def test_any_answer_closes_it() -> None:
     breaker = opened()
-    breaker.answered()
+    breaker.answered(0)
     assert not breaker.is_open and breaker.admits(0) and not breaker.refuses(0)
     breaker.failed(0)
     assert not breaker.is_open  # counting begins anew
@@ -52,7 +52,7 @@ def test_a_full_queue_opens_it_only_without_answers() -> None:
     for step in range(100):  # slow: full all the time, but it answers
         breaker.full(step * SECOND_NS // 10)
         if step % 5 == 4:
-            breaker.answered()
+            breaker.answered(step * SECOND_NS // 10)
     assert not breaker.is_open
     breaker.full(20 * SECOND_NS)
     breaker.full(20 * SECOND_NS + FULL_TO_OPEN_NS - 1)
@@ -67,5 +67,43 @@ def test_new_instances_are_tried_at_once_by_one_copy() -> None:
     breaker.renewed()
     assert breaker.is_open and breaker.admits(11 * SECOND_NS)
     assert not breaker.admits(11 * SECOND_NS), "the others wait for what becomes of it"
-    breaker.answered()
+    breaker.answered(0)
+    assert not breaker.is_open
+
+
+def test_one_that_dies_again_and_again_proves_longer_each_time_that_it_lives() -> None:
+    breaker = Breaker("shadow s of endpoint e")
+    breaker.died(100 * SECOND_NS)
+    assert not breaker.is_open, "anybody may die once"
+    now_ns = 103 * SECOND_NS
+    for proof_s in (2, 4, 8, 16, 32, 60, 60):
+        breaker.died(now_ns)
+        breaker.renewed()
+        begun_ns = now_ns = now_ns + SECOND_NS
+        copies = 0
+        while breaker.is_open:
+            if breaker.admits(now_ns):
+                copies += 1
+                assert breaker.refuses(now_ns)
+                breaker.answered(now_ns)
+            now_ns += SECOND_NS // 10
+        assert proof_s <= (now_ns - begun_ns) / SECOND_NS <= proof_s + 1
+        assert copies <= 2 * proof_s + 1
+    assert breaker.admits(now_ns) and breaker.admits(now_ns)
+    # A minute of all copies: a death is a first one again.
+    breaker.died(now_ns + FORGIVEN_NS)
+    assert not breaker.is_open
+
+
+def test_one_that_is_silent_after_a_death_stays_out() -> None:
+    breaker = Breaker("shadow s of endpoint e")
+    breaker.died(100 * SECOND_NS)
+    breaker.died(101 * SECOND_NS)
+    breaker.answered(102 * SECOND_NS)
+    breaker.died(103 * SECOND_NS)  # what it had proven is worth nothing
+    breaker.answered(104 * SECOND_NS)
+    assert breaker.is_open
+    breaker.answered(107 * SECOND_NS)
+    assert breaker.is_open
+    breaker.answered(108 * SECOND_NS)
     assert not breaker.is_open

@@ -264,6 +264,31 @@ def test_a_shadow_that_crashes_all_the_time(rig: Any, read_answer: Any) -> None:
     until(lambda: rig.controller.total("invocations", variant="s") == mirrored, "every copy has an end")
 
 
+def test_a_shadow_that_died_twice_gets_few_copies_though_none_was_lost(rig: Any, read_answer: Any) -> None:
+    """What was answered before a death proves nothing: a worker can die when it is idle."""
+    worker = rig.worker("b")
+    start(rig, shadow("s", ["b"]))
+
+    def one_is_mirrored() -> bool:
+        before = outcomes(rig).get("mirrored", 0)
+        drive(rig, read_answer, 1)
+        sent[0] += 1
+        return settled(rig, sent[0])["mirrored"] > before
+
+    sent = [0]
+    for death in (1, 2):
+        until(one_is_mirrored)
+        until(lambda: rig.controller.total("invocations", variant="s") == outcomes(rig)["mirrored"])
+        worker.kill()
+        until(lambda: sum(m["type"] == "suspect" for m in rig.controller.messages) == death)  # noqa: B023
+        worker.start()
+    mirrored = outcomes(rig)["mirrored"]
+    drive(rig, read_answer, 400)
+    counts = settled(rig, sent[0] + 400)
+    assert counts["breaker"] >= 350 and counts["mirrored"] - mirrored <= 50
+    assert rig.controller.total("errors_5xx", variant="s") == 0
+
+
 def test_each_mirrored_copy_ends_once(rig: Any, read_answer: Any) -> None:
     hangs(rig.worker("b"))
     # Long enough for all 400 to be sent before the first copy is given up.

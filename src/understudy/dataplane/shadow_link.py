@@ -22,6 +22,11 @@ GATHER_S = 0.005  # nobody waits for a shadow: fewer, larger frames save a fifth
 FAILURES_TO_OPEN = 5
 FULL_TO_OPEN_NS = 1_000_000_000
 OPEN_NS = 5_000_000_000
+# One that dies again and again costs production what a healthy one does for as long as it lives: after each
+# death but the first it proves that it lives 2, 4, 8 … s, on few copies, before it gets all of them.
+LONGEST_PROOF_NS = 60_000_000_000
+FORGIVEN_NS = 60_000_000_000  # a death so long after the last one and its proof is a first one
+TRIAL_NS = 500_000_000  # between copies while it proves
 WRITE_HIGH_BYTES = 1024 * 1024
 # Copying large bodies out and reading large answers is work of production's loop: a slice at a time.
 WRITE_SLICE_BYTES = 1024 * 1024
@@ -34,19 +39,34 @@ class Breaker:
 
     It opens after ``FAILURES_TO_OPEN`` copies in a row were lost or timed out, or when the shadow's queue has
     been full for ``FULL_TO_OPEN_NS`` without one answer; then one copy each ``OPEN_NS`` tries it, and one
-    each new set of instances: one that crashes at every copy gets one per life.  Any answer closes it.
+    each new set of instances: one that crashes at every copy gets one per life.  Any answer closes it; unless
+    it was opened by deaths: then answers must go on coming for as long as the number of deaths asks for.
 
     Attributes:
         is_open: No copies but the one that tries.
     """
 
-    __slots__ = ("_failures", "_full_since_ns", "_retry_ns", "_title", "is_open")
+    __slots__ = (
+        "_answers_since_ns",
+        "_deaths",
+        "_failures",
+        "_full_since_ns",
+        "_proof_ns",
+        "_retry_ns",
+        "_title",
+        "_trusted_ns",
+        "is_open",
+    )
 
     def __init__(self, title: str) -> None:
         self._title = title
         self._failures = 0
         self._full_since_ns: int | None = None
         self._retry_ns = 0
+        self._deaths = 0
+        self._trusted_ns = 0  # since the last death or, where one was asked for, the proof that followed it
+        self._proof_ns = 0
+        self._answers_since_ns: int | None = None
         self.is_open = False
 
     def refuses(self, now_ns: int) -> bool:
@@ -65,19 +85,36 @@ class Breaker:
         """Note that the shadow has other instances than before: the next copy may try them at once."""
         self._retry_ns = 0
 
-    def answered(self) -> None:
+    def answered(self, now_ns: int) -> None:
         """Note an answer, be it an error."""
         self._failures = 0
         self._full_since_ns = None
-        if self.is_open:
-            self.is_open = False
-            log.info("%s answers again", self._title)
+        if not self.is_open:
+            return
+        if self._answers_since_ns is None:
+            self._answers_since_ns = now_ns
+        if now_ns - self._answers_since_ns < self._proof_ns:
+            self._retry_ns = now_ns + TRIAL_NS
+            return
+        self.is_open = False
+        self._trusted_ns = now_ns
+        self._proof_ns = 0
+        log.info("%s answers again", self._title)
 
     def failed(self, now_ns: int) -> None:
         """Note that a copy was lost or not answered in time."""
         self._failures += 1
         if self._failures >= FAILURES_TO_OPEN:
             self._open(now_ns, f"{self._failures} requests in a row without an answer")
+
+    def died(self, now_ns: int) -> None:
+        """Note that an instance ended, or its connection."""
+        forgiven = not self.is_open and now_ns - self._trusted_ns >= FORGIVEN_NS
+        self._deaths = 1 if forgiven else self._deaths + 1
+        self._trusted_ns = now_ns
+        if self._deaths > 1:
+            self._proof_ns = min(2 ** (self._deaths - 1) * 1_000_000_000, LONGEST_PROOF_NS)
+            self._open(now_ns, f"it has died {self._deaths} times in short order")
 
     def full(self, now_ns: int) -> None:
         """Note that a copy found the queue full."""
@@ -88,6 +125,7 @@ class Breaker:
 
     def _open(self, now_ns: int, reason: str) -> None:
         self._retry_ns = now_ns + OPEN_NS
+        self._answers_since_ns = None
         if not self.is_open:
             self.is_open = True
             log.warning("%s is left out for now: %s", self._title, reason)

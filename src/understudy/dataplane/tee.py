@@ -180,7 +180,7 @@ class Tee:
     ) -> None:
         self.stopping = False
         self.link_settled = home.link_settled
-        self.link_suspect = home.link_suspect
+        self._home = home
         self._ledger = ledger
         self._tap = tap
         self._loop = loop
@@ -332,7 +332,7 @@ class Tee:
         variant = call.variant
         assert isinstance(variant, Shadow)
         self._unanswered_bytes -= len(call.body)
-        variant.breaker.answered()
+        variant.breaker.answered(received_ns)
         model_us, overhead_us = _latencies(call, received_ns)
         told = () if call.event is None else call.event.told(call)
         variant.tally.answered(variant.share, model_us, overhead_us, told)
@@ -377,7 +377,7 @@ class Tee:
         assert isinstance(variant, Shadow)
         self._unanswered_bytes -= len(call.body)
         if alive:
-            variant.breaker.answered()
+            variant.breaker.answered(now_ns)
         else:
             variant.breaker.failed(now_ns)
         model_us, overhead_us = _latencies(call, now_ns)
@@ -404,6 +404,14 @@ class Tee:
         variant.tally.failed(variant.share, 503, by_model=False, model_us=None, overhead_us=None)
         if call.event is not None:
             call.event.drop()
+
+    def link_suspect(self, link: InstanceLink, reason: str, silent_s: float = 0.0) -> None:
+        """Tell the controller, and the breaker of a shadow whose instance or connection has ended."""
+        if not silent_s and not link.retired:
+            for breaker, instances in self._breakers.values():
+                if link.instance_id in instances:
+                    breaker.died(time.monotonic_ns())
+        self._home.link_suspect(link, reason, silent_s)
 
     # --- the end -----------------------------------------------------------------------------------
 
