@@ -109,7 +109,7 @@ def stamp_config(
     )
 
 
-def until(condition: Callable[[], Any], what: str, patience_s: float = 90.0) -> Any:
+def until(condition: Callable[[], Any], what: str, patience_s: float = 90.0, *, every_s: float = 0.02) -> Any:
     """Poll until something is true; errors of a server that restarts count as "not yet"."""
     deadline_s = time.monotonic() + patience_s
     while True:
@@ -118,17 +118,17 @@ def until(condition: Callable[[], Any], what: str, patience_s: float = 90.0) -> 
             if found:
                 return found
         assert time.monotonic() < deadline_s, f"timed out waiting for {what}"
-        time.sleep(0.02)
+        time.sleep(every_s)
 
 
-def at_rest(sagemaker: Any, name: str = "e") -> dict[str, Any]:
+def at_rest(sagemaker: Any, name: str = "e", *, every_s: float = 0.02) -> dict[str, Any]:
     """Wait until nothing changes the endpoint; return what DescribeEndpoint says."""
 
     def reached() -> Any:
         found = sagemaker.describe_endpoint(EndpointName=name)
         return found if found["EndpointStatus"] in ("InService", "Failed", "UpdateRollbackFailed") else None
 
-    described: dict[str, Any] = until(reached, "the end of the update")
+    described: dict[str, Any] = until(reached, "the end of the update", every_s=every_s)
     return described
 
 

@@ -88,6 +88,8 @@ def tell(**facts: Any) -> None:
     print(json.dumps(facts), flush=True)
 
 
+ASKED_EVERY_S = 0.25  # during updates and between them: asking costs more than most updates do
+
 # --- updates ---------------------------------------------------------------------------------------
 
 
@@ -130,7 +132,9 @@ def _updates(served: Served, dice: random.Random, count: int) -> int:
             first = load.failures[mark : mark + 2]
             tell(number=number, kind=kind, to=to, serves=book.serving, seconds=seconds, **facts, first=first)
             if number % 10 == 9:  # what it is like when nothing changes
-                time.sleep(2.0)
+                for _ in range(8):
+                    at_rest(served.sagemaker)
+                    time.sleep(ASKED_EVERY_S)
     p99_ms = _p99_ms(load.latencies_s, book.updating)
     tell(part="updates", requests=sum(load.seen.values()), failed=len(load.failures), p99_ms=p99_ms)
     return failed
@@ -202,9 +206,9 @@ class _Book:
         given = {"DeploymentConfig": deployment} if deployment else {}
         self.served.sagemaker.update_endpoint(EndpointName="e", EndpointConfigName=to, **given)
         if back:
-            until(lambda: self.served.bakes() > 0, "a bake")
+            until(lambda: self.served.bakes() > 0, "a bake", every_s=ASKED_EVERY_S)
             self.served.roll_back()
-        found = at_rest(self.served.sagemaker)
+        found = at_rest(self.served.sagemaker, every_s=ASKED_EVERY_S)
         assert found["EndpointStatus"] == "InService", found
         assert (found["EndpointConfigName"] == to) is not back, found
         assert ("FailureReason" in found) is back, found
@@ -216,11 +220,12 @@ class _Book:
         until(
             lambda: cloudwatch.describe_alarms(AlarmNames=[name])["MetricAlarms"][0]["StateValue"] != "ALARM",
             "the alarm to be over",
+            every_s=ASKED_EVERY_S,
         )
         self.served.sagemaker.update_endpoint(
             EndpointName="e", EndpointConfigName=to, DeploymentConfig=guarded(deployment, name)
         )
-        found = at_rest(self.served.sagemaker)
+        found = at_rest(self.served.sagemaker, every_s=ASKED_EVERY_S)
         assert found["EndpointConfigName"] == self.serving and name in found["FailureReason"], found
         return False
 
@@ -242,7 +247,7 @@ def _reweigh(served: Served, dice: random.Random) -> bool:
     served.sagemaker.update_endpoint_weights_and_capacities(
         EndpointName="e", DesiredWeightsAndCapacities=[wish]
     )
-    at_rest(served.sagemaker)
+    at_rest(served.sagemaker, every_s=ASKED_EVERY_S)
     return False
 
 
