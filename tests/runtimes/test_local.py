@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -200,7 +201,15 @@ def test_shadows_have_control_groups_and_yield_while_they_replace_or_burn(
         bench.wait(spec.instance_id, READY)
     for folder in (one, two):
         assert ((folder / "cpu.idle").read_text(), (folder / "cpu.shares").read_text()) == ("0", "15")
-    for percent, idle in ((10.0, "0"), (180.0, "1"), (40.0, "1"), (None, "1"), (3.0, "0")):
+    calm_s = local._CALM_S
+    uses: list[tuple[float | None, float, str]] = [
+        (10.0, 0, "0"), (180.0, 0, "1"), (40.0, 0, "1"), (None, 0, "1"), (3.0, 0, "1"),
+        (3.0, calm_s - 1, "1"), (20.0, 1, "1"), (9.9, calm_s - 1, "1"), (9.9, 1, "0"),
+    ]  # fmt: skip
+    now_s = time.monotonic()
+    monkeypatch.setattr(local, "time", SimpleNamespace(monotonic=lambda: now_s, sleep=time.sleep))
+    for percent, later_s, idle in uses:
+        now_s += later_s
         sampled = {pid: Sample(percent, 1) for pid in pids.values() if pid}
         monkeypatch.setattr(Usage, "sample", lambda _self, _roots, told=sampled: told)
         bench.runtime.observe()

@@ -6,6 +6,7 @@ Owns the content of the records in ``DATA/run/w`` (:class:`Facts`); refuses deci
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import signal
@@ -61,6 +62,7 @@ class Instance:
 
     Attributes:
         idle: Its control group runs only while nobody else wants the processor; None: not known.
+        busy_at_s: When it last used much of a processor, as a shadow; monotonic.
     """
 
     facts: Facts
@@ -72,6 +74,7 @@ class Instance:
     preparing: bool = False
     stopping: bool = False
     idle: bool | None = None
+    busy_at_s: float = -math.inf
     status_seen: tuple[int, int] = (0, 0)  # inode and mtime of the status file last read
 
     @property

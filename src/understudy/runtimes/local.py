@@ -56,6 +56,7 @@ REASON_CHARACTERS = 900  # FailureReason takes 1024
 _LOADING_POLL_S = 0.03
 _IDLE_POLL_S = 1.0
 _BUSY_PERCENT = 20  # of one processor, for a shadow: more than that production's tail feels
+_CALM_S = 20.0  # of little use until it counts again: bursts would have its weight at each beginning
 _HUNT_S = 20.0  # how long latecomers of an ended instance are looked for
 _HUNT_EVERY_S = 1.0
 _BACK_SEAT_PART = 0.25  # of the time to start: on a machine that is full nobody is to fail for yielding
@@ -682,15 +683,18 @@ class LocalRuntime:
 
 
 def _yield_if_busy(instance: Instance, cpu_percent: float | None) -> None:
-    """Have a shadow that uses much run only while nobody else wants the processor.
+    """Have a shadow that uses much run only while nobody else wants the processor, and for a while after.
 
     One that uses little is better off with its weight: on a busy machine there may be no idle moment.
     """
-    if cpu_percent is not None:
-        if cpu_percent >= _BUSY_PERCENT:
-            _set_idle(instance, True)
-        elif cpu_percent < _BUSY_PERCENT / 2:
-            _set_idle(instance, False)
+    if cpu_percent is None:
+        return
+    now_s = time.monotonic()
+    if cpu_percent >= _BUSY_PERCENT:
+        instance.busy_at_s = now_s
+        _set_idle(instance, True)
+    elif cpu_percent < _BUSY_PERCENT / 2 and now_s - instance.busy_at_s >= _CALM_S:
+        _set_idle(instance, False)
 
 
 def _set_idle(instance: Instance, idle: bool) -> None:
