@@ -28,7 +28,7 @@ from understudy.sdk.servers import read_server
 
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(600)]
 
-SCALE = 10_080.0
+SCALE = 20_160.0
 DAY = timedelta(days=1)
 ROLE = "arn:aws:iam::123456789012:role/understudy"
 PATIENCE_S = 120.0

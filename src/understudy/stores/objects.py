@@ -109,9 +109,13 @@ class DiskObjects:
             if etag is None:
                 etag = self._joined_etag(body)
         else:
-            source, digest = self._write(body)
+            if etag is None:
+                digest = hashlib.md5(usedforsecurity=False)
+                source = self._write(_digested(body, digest))
+                etag = digest.hexdigest()
+            else:
+                source = self._write(body)
             size_bytes = source.length_bytes if source is not None else 0
-            etag = digest if etag is None else etag
         info = ObjectInfo(
             bucket,
             key,
@@ -183,9 +187,8 @@ class DiskObjects:
     def _path(self, blob: str) -> Path:
         return self._data / blob[:2] / blob
 
-    def _write(self, body: Iterable[bytes]) -> tuple[Segment | None, str]:
-        """Write a body to a data file that survives a crash; return it (None if empty) and its MD5."""
-        digest = hashlib.md5(usedforsecurity=False)
+    def _write(self, body: Iterable[bytes]) -> Segment | None:
+        """Write a body to a data file that survives a crash; return it, None if it is empty."""
         blob = self._entropy.token(16)
         incoming, size_bytes = self._incoming / blob, 0
         try:
@@ -193,7 +196,6 @@ class DiskObjects:
                 with incoming.open("xb", buffering=PIECE_BYTES) as file:
                     for piece in body:
                         file.write(piece)
-                        digest.update(piece)
                         size_bytes += len(piece)
                     file.flush()
                     os.fsync(file.fileno())
@@ -205,7 +207,7 @@ class DiskObjects:
             raise
         finally:
             incoming.unlink(missing_ok=True)
-        return (Segment(blob, size_bytes) if size_bytes else None), digest.hexdigest()
+        return Segment(blob, size_bytes) if size_bytes else None
 
     def _joined_etag(self, body: Joined) -> str:
         """Compute the MD5 of parts that are to be joined; nothing is read when one part knows it."""
@@ -311,6 +313,12 @@ def _pieces(
         finally:
             os.close(descriptor)
         start = 0
+
+
+def _digested(body: Iterable[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
+    for piece in body:
+        digest.update(piece)
+        yield piece
 
 
 @contextmanager
