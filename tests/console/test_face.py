@@ -12,6 +12,7 @@ import pytest
 
 from understudy.console.allowed import READS, WRITES
 from understudy.console.face import is_signed
+from understudy.console.files import FOLDER
 from understudy.console.sessions import FAILURES, SESSION_S
 from understudy.operations.registry import OPERATIONS
 
@@ -240,7 +241,9 @@ def test_files_are_kept_for_ever_under_their_hash(scene: Any) -> None:
     client = scene.client()
     page = client.get("")
     assert page.headers["cache-control"] == "no-cache"
-    assert client.get("/endpoints/a", **{"if-none-match": page.headers["etag"]}).status == 304
+    for path in ("", "/endpoints/a"):
+        page = client.get(path)
+        assert client.get(path, **{"if-none-match": page.headers["etag"]}).status == 304
     files = re.findall(r'(?:href|src)="/console(/static/[^"]+)"', page.body.decode())
     assert len(files) > 3
     for path in files:
@@ -251,6 +254,23 @@ def test_files_are_kept_for_ever_under_their_hash(scene: Any) -> None:
     assert client.get(files[0].replace("/static/", "/static/0")).status == 404
     for path in ("/static/", "/static/x/../../face.py", f"{files[0]}/../../../face.py"):
         assert client.get(path).status == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("", "overview"), ("/nothing", "overview"), ("/endpoints/a", "endpoint"), ("/shadow-tests/", "shadow-tests"),
+        ("/ab/a", "ab"), ("/alarms", "alarms"), ("/models", "models"), ("/captures", "captures"), ("/invoke", "invoke"),
+    ],
+)  # fmt: skip
+def test_a_page_names_all_modules_that_its_address_imports(scene: Any, path: str, shown: str) -> None:
+    page = scene.client().get(path).body.decode()
+    named = set(re.findall(r'<link rel="modulepreload" href="/console/static/\w+/([^"]+)">', page))
+    assert "{" not in page and f"js/pages/{shown}.js" in named and "js/main.js" not in named
+    assert ("vendor/uplot-1.6.32.esm.js" in named) is (shown in ("endpoint", "ab", "alarms"))
+    for name in [*named, "js/main.js"]:
+        for imported in re.findall(r'^import [^;]*"(\.[^"]+)";', (FOLDER / name).read_text(), re.MULTILINE):
+            assert str((FOLDER / name).parent.joinpath(imported).resolve().relative_to(FOLDER)) in named
 
 
 def test_the_first_page_is_small(scene: Any) -> None:

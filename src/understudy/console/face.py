@@ -119,7 +119,7 @@ class ConsoleFace:
             return await self._api(request, path.removeprefix("/api/"))
         if request.method not in ("GET", "HEAD"):
             return Response("", 405, headers={"allow": "GET, HEAD"})
-        return _send_file(request, self.files.page)
+        return _send_file(request, self.files.page_at(path))
 
     async def _api(self, request: Request, path: str) -> Response:
         session = self.sessions.read(request.cookies.get(COOKIE))

@@ -2,18 +2,23 @@
 
 Every file is below ``/console/static/VERSION/``, where VERSION is a hash of all of them: browsers may keep
 them for ever, and modules import each other by relative paths.  The page itself is asked for anew each time,
-answered with an ETag.  Main type: :class:`ConsoleFiles`.
+answered with an ETag; it names all modules that its address will import, so that they come at once, not one
+after the other.  Main type: :class:`ConsoleFiles`.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import posixpath
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).with_name("static")
 PAGE = "index.html"
+MAIN = "js/main.js"
 TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
@@ -21,6 +26,9 @@ TYPES = {
     ".svg": "image/svg+xml",
     ".txt": "text/plain; charset=utf-8",
 }
+# What main.js shows at which address, and what a module imports before it runs.
+_SHOWN = re.compile(r"""^ +"?([\w-]*)"?: \(\) => import\("\./([\w/-]+\.js)"\)""", re.MULTILINE)
+_IMPORTED = re.compile(r"""^import [^"]*"(\.[^"]+)";""", re.MULTILINE)
 FOR_EVER = "public, max-age=31536000, immutable"
 
 
@@ -52,8 +60,32 @@ class ConsoleFiles:
             together.update(body)
         self.version = together.hexdigest()[:16]
         page = bodies.pop(PAGE).replace(b"{static}", f"/console/static/{self.version}".encode())
-        self.page = _file(PAGE, page, "no-cache")
+        self._pages = {
+            name: _file(PAGE, page.replace(b"{modules}", self._links(bodies, f"js/{shown}")), "no-cache")
+            for name, shown in _SHOWN.findall(bodies[MAIN].decode())
+        }
         self._files = {name: _file(name, body, FOR_EVER) for name, body in bodies.items()}
+
+    def _links(self, bodies: Mapping[str, bytes], shown: str) -> bytes:
+        """Name the modules that a page needs, as links that make the browser fetch them."""
+        found, left = {MAIN}, [MAIN, shown]
+        while left:
+            name = left.pop()
+            found.add(name)
+            imported = (
+                posixpath.normpath(posixpath.join(posixpath.dirname(name), one))
+                for one in _IMPORTED.findall(bodies[name].decode())
+            )
+            left += [one for one in imported if one not in found]
+        links = (
+            f'<link rel="modulepreload" href="/console/static/{self.version}/{name}">'
+            for name in sorted(found - {MAIN})
+        )
+        return "\n".join(links).encode()
+
+    def page_at(self, path: str) -> ConsoleFile:
+        """Return the page for an address, ``/endpoints/churn``."""
+        return self._pages.get(path.strip("/").partition("/")[0], self._pages[""])
 
     def find(self, version: str, name: str) -> ConsoleFile | None:
         """Return a file of this version, or None."""

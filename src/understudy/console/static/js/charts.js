@@ -3,26 +3,17 @@
 // A board is several charts of one window of time; a refresh reads only the newest periods again, by one
 // GetMetricData call.
 
+import Plot from "../vendor/uplot-1.6.32.esm.js";
 import { h, newId, replace, setText } from "./dom.js";
 import { count, local, utc } from "./format.js";
 import { notice } from "./parts.js";
 import { call, server } from "./server.js";
 import { snippet } from "./snippets.js";
 
-const VENDOR = "../vendor/uplot-1.6.32";
 const QUERIES = 400; // of 500 that one GetMetricData may have
 const AGAIN = 3; // periods that a refresh reads again: late numbers still come in
 
-let library;
-/** uPlot, fetched once. */
-function plotter() {
-  if (!library) {
-    document.head.append(h("link", { rel: "stylesheet", "data-vendor": "uplot" }));
-    document.head.lastChild.href = new URL(`${VENDOR}.min.css`, import.meta.url).pathname;
-    library = import(`${VENDOR}.esm.js`).then((module) => module.default);
-  }
-  return library;
-}
+document.head.append(h("link", { rel: "stylesheet", href: new URL("../vendor/uplot-1.6.32.min.css", import.meta.url).pathname }));
 
 export const RANGES = [
   ["5m", "5 min", 300, 1],
@@ -101,9 +92,8 @@ export function board(endpoint, charts, window) {
   const asks = lines.map((line, at) => ({ line, at })).filter(({ line }) => line.constant === undefined).map(({ line, at }) => query(endpoint, line, `m${at}`, window.period));
   const parameters = (start, end) => ({ MetricDataQueries: asks, StartTime: start, EndTime: end });
   const shown = snippet([["cloudwatch", "GetMetricData", parameters(...edges(window))]], { title: "These numbers from a program" });
-  plotter(); // comes while the numbers are read
-  // Only charts that are looked at are read.
-  const looked = new Set();
+  // Only charts that are looked at are read; the first one is asked for before anybody knows.
+  const looked = new Set(figures.slice(0, 1));
   for (const one of figures) Object.assign(one, { known: one.lines.map(() => new Map()), readUntil: 0 });
   const looking = new IntersectionObserver((entries) => {
     for (const entry of entries) {
@@ -126,9 +116,13 @@ export function board(endpoint, charts, window) {
       calls.set(together, { from, members: [...(calls.get(together)?.members ?? []), one] });
     }
     const left = new Set(calls.values());
+    const [first, ...others] = left;
+    const readOf = (one) => one && readFrom(one.from, end, one.members);
     try {
-      for (const one of left) {
-        await readFrom(one.from, end, one.members);
+      let reading = readOf(first);
+      for (const one of [first, ...others].filter(Boolean)) {
+        await reading;
+        reading = readOf(others.shift()); // the server reads the next one while this one is drawn
         left.delete(one);
         for (const member of one.members) drawn(member, start, end);
       }
@@ -235,14 +229,13 @@ export function figure({ title, unit, format, lines, height = 170, scale = "zero
     button.setAttribute("aria-pressed", visible);
   }
 
-  async function draw(times, columns) {
+  function draw(times, columns) {
     data = [times, ...columns];
     columns.forEach((column, at) => setText(values[at], column.length ? format(column.findLast((one) => one !== null) ?? null) : ""));
     setText(summary, lines.map((line, at) => `${line.name} ${values[at].textContent}`).join(", "));
     if (details.open) tabulate();
     if (plot) return plot.setData(data);
-    const Plot = await plotter();
-    if (ended || plot) return;
+    if (ended) return;
     const axis = { stroke: () => css("--ink-2"), grid: { stroke: () => css("--line"), width: 1 }, ticks: { stroke: () => css("--line"), width: 1 }, font: "12px system-ui, sans-serif" };
     plot = new Plot({
       width: canvas.clientWidth || 320,

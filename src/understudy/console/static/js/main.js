@@ -199,6 +199,7 @@ window.addEventListener("popstate", show);
 window.addEventListener("signed-out", signedOut);
 window.addEventListener("reached", (event) => onReached(event.detail));
 
+PAGES[placeOf().name]?.().catch(() => {}); // comes beside the session; whoever shows it tells what is wrong
 try {
   await server.open();
   if (server.session.signed_in) begin();
