@@ -259,8 +259,9 @@ def test_files_are_kept_for_ever_under_their_hash(scene: Any) -> None:
 @pytest.mark.parametrize(
     ("path", "shown"),
     [
-        ("", "overview"), ("/nothing", "overview"), ("/endpoints/a", "endpoint"), ("/shadow-tests/", "shadow-tests"),
-        ("/ab/a", "ab"), ("/alarms", "alarms"), ("/models", "models"), ("/captures", "captures"), ("/invoke", "invoke"),
+        ("", "overview"), ("/nothing", "overview"), ("/endpoints/a", "endpoint"), ("/ab/a", "ab"),
+        ("/shadow-tests/", "shadow-tests"), ("/alarms", "alarms"), ("/models", "models"),
+        ("/captures", "captures"), ("/invoke", "invoke"),
     ],
 )  # fmt: skip
 def test_a_page_names_all_modules_that_its_address_imports(scene: Any, path: str, shown: str) -> None:

@@ -101,14 +101,17 @@ export function board(endpoint, charts, window) {
       if (entry.isIntersecting) looked.add(one);
       else looked.delete(one);
     }
-    if ([...looked].some((one) => !one.readUntil)) read();
+    if ([...looked].some((one) => !one.readUntil)) readNew();
   }, { rootMargin: "200px" });
 
-  async function read() {
+  const read = () => readAll([...looked]);
+  const readNew = () => readAll([...looked].filter((one) => !one.readUntil));
+
+  async function readAll(wanted) {
     const [start, end] = edges(window);
     // A chart that is new is read by a call of its own, so that the first one is there before the last is read.
     const calls = new Map();
-    for (const one of looked) {
+    for (const one of wanted) {
       const from = one.readUntil ? Math.max(start, one.readUntil - AGAIN * window.period) : start;
       if (end - from < 1) continue;
       const together = one.readUntil ? from : one;
