@@ -460,9 +460,13 @@ def test_pages_are_accessible(chromium: Any, server: Any, stage: Any, signed_in:
 
 
 def test_an_update_under_way_is_accessible(chromium: Any, server: Any, stage: Any, signed_in: Any) -> None:
+    now = stage.sm.describe_endpoint_config(EndpointConfigName=serves(stage))
+    stage.sm.create_endpoint_config(
+        EndpointConfigName="roll-seen", ProductionVariants=now["ProductionVariants"]
+    )
     stage.sm.update_endpoint(
         EndpointName="roll",
-        EndpointConfigName="roll-good",
+        EndpointConfigName="roll-seen",
         DeploymentConfig={
             "BlueGreenUpdatePolicy": {
                 "TrafficRoutingConfiguration": {
