@@ -20,7 +20,7 @@ from understudy.capture.exposures import ExposureReader
 from understudy.capture.measured import Counted, MeasuredReader
 from understudy.core.judgements import VARIANTS, EndpointPolicy, Judgement, Pair, first_stage_of
 from understudy.core.policies import Kind, Policy, default_policy, parse_policy
-from understudy.core.ports import Assignments, Outcomes, Records, Series, Stages
+from understudy.core.ports import Assignments, Outcomes, Series, Stages
 from understudy.core.ports import Evidence as EvidenceLog
 from understudy.core.stages import KeptCounts, Stage
 from understudy.core.verdicts import Validity, Verdict
@@ -105,11 +105,10 @@ def decided(judged: Judged, now_s: float) -> tuple[Judged, Verdict]:
     return judged, judged.verdict()
 
 
-def policy_for(records: Records, pair: Pair) -> Policy:
+def policy_for(pair: Pair, told: EndpointPolicy | None) -> Policy:
     """Return what must be proven of a pair: as the endpoint's owner says, or the default of its kind."""
-    stored = records.get(EndpointPolicy, pair.endpoint)
-    if stored is not None:
-        return parse_policy(stored.value.policy)
+    if told is not None:
+        return parse_policy(told.policy)
     return default_policy(Kind.EXPERIMENT if pair.kind == VARIANTS else Kind.DEPLOY)
 
 

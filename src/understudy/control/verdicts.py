@@ -16,7 +16,7 @@ from understudy.analysis.routed import Extra
 from understudy.capture.judging import UNREADABLE, Judge, Judged, decided, policy_for, readable
 from understudy.core.endpoints import Endpoint
 from understudy.core.errors import Conflict
-from understudy.core.judgements import Judgement, Pair, VerdictInputs, pairs_of
+from understudy.core.judgements import EndpointPolicy, Judgement, Pair, VerdictInputs, pairs_of
 from understudy.core.metrics import Datum, SeriesKey, Summary
 from understudy.core.names import Place
 from understudy.core.ports import Clock, Delete, Event, Put, Query, Records, Series, Stages, Stored
@@ -75,6 +75,7 @@ class VerdictLoop:
         self._known: dict[str, tuple[Judged, int]] | None = None
         self._published: dict[str, float] = {}
         self._live: dict[str, Stage] = {}
+        self._policies: dict[str, EndpointPolicy] = {}
         self._broken: dict[str, str] = {}
         self._unreadable: dict[str, int] = {}
 
@@ -97,6 +98,8 @@ class VerdictLoop:
     def _tick(self) -> bool:
         now_s = self._clock.now_s()
         known = self._load()
+        # All at once: five times a second, one by one they are most of what an idle server does.
+        self._policies = {one.value.name: one.value for one in self._records.find(EndpointPolicy, Query())}
         live: dict[str, Stage] = {}
         more = False
         for stage in self._stages.open():
@@ -140,7 +143,7 @@ class VerdictLoop:
 
     def _follow(self, pair: Pair, now_s: float) -> bool:
         """Bring one pair's judgement up to date, beginning it where there is none."""
-        policy = policy_for(self._records, pair)
+        policy = policy_for(pair, self._policies.get(pair.endpoint))
         held = self._load().get(pair.name)
         if held is None or held[0].judgement.pair != pair or held[0].judgement.ended_at_s is not None:
             begun = self._judge.begin(pair, policy, now_s)
