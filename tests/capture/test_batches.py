@@ -21,6 +21,7 @@ TYPES = [
     ("application/json", "application/octet-stream"),
     ('odd/"\u2028\udc80', "text/csv"),
     ("", "application/json"),
+    ("text/csv; of=100%b", "application/json; %d %%"),
 ]
 # Around the end of an hour, to the microsecond.
 TIMES = st.integers(0, 2_000_000).map(lambda us: 1_612_501_199.0 + us / 1e6)

@@ -121,15 +121,16 @@ def render_batch(frame: Frame) -> dict[Stream, Lines]:
         msgspec.DecodeError: the frame's content is something else.
     """
     ids, csv_types, json_types, types, records = _unpack(frame.line)
-    kinds = [
-        (_Side("Input", request, csv_types, json_types), _Side("Output", answer, csv_types, json_types))
-        for request, answer in types
-    ]
+    event_id = b'},"eventMetadata":{"eventId":"' + ids.encode()
+    kinds = []
+    for request_type, answer_type in types:
+        of_request = _Side("Input", request_type, csv_types, json_types)
+        of_answer = _Side("Output", answer_type, csv_types, json_types)
+        kinds.append((of_request, of_answer, _plain_line(of_request, of_answer, event_id)))
     found: dict[Stream, Lines] = {}
     by_hour: dict[int, list[bytes]] = {}
     spans: dict[int, tuple[float, float]] = {}
     second, ending = -1, b""
-    event_id = b'},"eventMetadata":{"eventId":"' + ids.encode()
     for number, at_s, kind, request, answer, inference_id, attributes in records:
         hour = round(at_s * 1000) // 3_600_000
         lines = by_hour.get(hour)
@@ -145,7 +146,11 @@ def render_batch(frame: Frame) -> dict[Stream, Lines]:
             told = b'"inferenceId":%b,%b' % (escaped(_encode(inference_id)), told)
         if attributes:
             told = b'"customAttributes":[%b],%b' % (escaped(_encode(attributes)), told)
-        of_request, of_answer = kinds[kind]
+        of_request, of_answer, plain = kinds[kind]
+        if plain and request is not None and answer is not None and request.isascii() and answer.isascii():
+            # Nearly all records, in two thirds of the time.
+            lines.append(plain % (_encode(request.decode()), _encode(answer.decode()), number, told))
+            continue
         sides = b"" if request is None else of_request.render(request)
         if answer is not None:
             sides = b"%b,%b" % (sides, of_answer.render(answer)) if sides else of_answer.render(answer)
@@ -157,16 +162,24 @@ def render_batch(frame: Frame) -> dict[Stream, Lines]:
     return found
 
 
+def _plain_line(of_request: _Side, of_answer: _Side, event_id: bytes) -> bytes | None:
+    """Return the line of two bodies that are ASCII text, to be filled in; None where one is never text."""
+    if not (of_request.is_text and of_answer.is_text):
+        return None
+    sides = of_request.pattern() + b"," + of_answer.pattern()
+    return b'{"captureData":{' + sides + event_id.replace(b"%", b"%%") + b'%012x",%b'
+
+
 class _Side:
     """Renders requests or answers of one content type."""
 
-    __slots__ = ("_ending", "_is_text", "_start")
+    __slots__ = ("_ending", "_start", "is_text")
 
     def __init__(
         self, side: str, content_type: str, csv_types: tuple[str, ...], json_types: tuple[str, ...]
     ) -> None:
         encoding = encoding_of(content_type, csv_types, json_types)
-        self._is_text = encoding != "BASE64"
+        self.is_text = encoding != "BASE64"
         observed = escaped(_encode(content_type))
         self._start = b'"endpoint%b":{"observedContentType":%b,"mode":"%b","data":' % (
             side.encode(),
@@ -175,8 +188,12 @@ class _Side:
         )
         self._ending = b',"encoding":"%b"}' % encoding.encode()
 
+    def pattern(self) -> bytes:
+        """Return what ``%`` makes the rendering of, given the JSON string of a text."""
+        return self._start.replace(b"%", b"%%") + b"%b" + self._ending.replace(b"%", b"%%")
+
     def render(self, body: bytes) -> bytes:
-        if self._is_text:
+        if self.is_text:
             try:
                 data = _encode(str(body, "utf-8"))
             except UnicodeDecodeError:
