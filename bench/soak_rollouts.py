@@ -55,6 +55,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.soak_rollouts", description=__doc__)
     parser.add_argument("parts", nargs="*", help="see above; all of them when none is named")
     parser.add_argument("--updates", type=int, default=200)
+    parser.add_argument("--scale", type=int, default=60, help="of updates: how fast the server's clock goes")
     parser.add_argument("--crowd", type=int, default=20, help="rollouts with routers and workers killed")
     parser.add_argument("--stops", type=int, default=20, help="updates that SIGTERM interrupts")
     parser.add_argument("--regressions", type=int, default=60, help="bad versions, and as many good ones")
@@ -97,7 +98,7 @@ def updates(options: argparse.Namespace) -> int:
     """Updates of every kind, one after the other."""
     dice = random.Random(options.seed)
     with tempfile.TemporaryDirectory(prefix="soak-rollouts-") as place:
-        served = Served(Path(place), scale=60, environments=ENVIRONMENTS)
+        served = Served(Path(place), scale=options.scale, environments=ENVIRONMENTS)
         try:
             return _updates(served, dice, options.updates)
         finally:
