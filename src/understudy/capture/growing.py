@@ -15,10 +15,11 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from understudy.capture.frames import Stream
 from understudy.capture.ledger import CaptureFile, Growth
+from understudy.core.digests import digested
 from understudy.core.errors import ApiError
 from understudy.core.ports import Buckets, Entropy, Joined, ObjectInfo, Objects
 
@@ -108,7 +109,7 @@ class Files:
             reading.close()
             return
         digest = hashlib.sha256()
-        pieces = _digested(reading, digest)
+        pieces = digested(reading, digest)
         if "-" in reading.info.etag and file.size_bytes < file.pieces * LARGE_PIECE_BYTES:
             self._objects.put(bucket, file.key, pieces, headers=HEADERS, if_match=reading.info.etag)
         else:
@@ -181,12 +182,6 @@ def bucket_and_prefix(destination: str) -> tuple[str, str]:
 
 def _ended(lines: Iterable[bytes]) -> list[bytes]:
     return [b"\n".join(lines) + b"\n"]
-
-
-def _digested(pieces: Iterator[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
-    for piece in pieces:
-        digest.update(piece)
-        yield piece
 
 
 def _iso(moment: str) -> str:

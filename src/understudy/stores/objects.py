@@ -20,6 +20,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from understudy.core.digests import digested
 from understudy.core.errors import Conflict
 from understudy.core.object_errors import insufficient_storage
 from understudy.core.ports import Clock, Entropy, Joined, ObjectInfo
@@ -111,7 +112,7 @@ class DiskObjects:
         else:
             if etag is None:
                 digest = hashlib.md5(usedforsecurity=False)
-                source = self._write(_digested(body, digest))
+                source = self._write(digested(body, digest))
                 etag = digest.hexdigest()
             else:
                 source = self._write(body)
@@ -313,12 +314,6 @@ def _pieces(
         finally:
             os.close(descriptor)
         start = 0
-
-
-def _digested(body: Iterable[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
-    for piece in body:
-        digest.update(piece)
-        yield piece
 
 
 @contextmanager
