@@ -192,6 +192,22 @@ def test_a_finished_file_has_a_manifest_where_no_reader_lists(
     assert sorted(_ids(store)) == ["e-0", "e-1", "e-2", "late"]
 
 
+def test_a_large_file_that_never_grew_is_finished_as_it_is(
+    spool: Path, store: Any, clock: Any, make_entropy: Any, spooled: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(growing, "REWRITE_BYTES", 1)  # counts as large
+    collector = Collector(spool, store, store, clock, make_entropy(""), _Reports())
+    spooled("e-1", at_s=clock.at_s)
+    collector.collect_once()
+    (before,) = store.list("box")
+    assert before.etag.endswith("-1")
+    clock.at_s += HOUR_S
+    collector.collect_once()
+    manifest_info, file = store.list("box")
+    assert file == before and manifest_info.key.endswith(".manifest.json")
+
+
 def test_a_file_in_large_pieces_is_finished_as_it_is(
     spool: Path, store: Any, clock: Any, make_entropy: Any, spooled: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,

@@ -110,7 +110,7 @@ class Files:
             return
         digest = hashlib.sha256()
         pieces = digested(reading, digest)
-        if "-" in reading.info.etag and file.size_bytes < file.pieces * LARGE_PIECE_BYTES:
+        if _is_joined(reading.info.etag) and file.size_bytes < file.pieces * LARGE_PIECE_BYTES:
             self._objects.put(bucket, file.key, pieces, headers=HEADERS, if_match=reading.info.etag)
         else:
             for _ in pieces:
@@ -178,6 +178,15 @@ def bucket_and_prefix(destination: str) -> tuple[str, str]:
     bucket, _, prefix = destination.partition("://")[2].partition("/")
     prefix = prefix.strip("/")
     return bucket, f"{prefix}/" if prefix else ""
+
+
+def _is_joined(etag: str) -> bool:
+    """Tell whether an object was made of several: ETags as of multipart uploads end in the number of parts.
+
+    >>> _is_joined("0cc175b9c0f1b6a831c399e269772661"), _is_joined("a1-1"), _is_joined("a1-2")
+    (False, False, True)
+    """
+    return "-" in etag and not etag.endswith("-1")
 
 
 def _ended(lines: Iterable[bytes]) -> list[bytes]:
