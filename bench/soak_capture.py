@@ -500,8 +500,9 @@ def main(argv: list[str]) -> int:
             raise
         finally:
             faults.stopping.set()
-            with contextlib.suppress(subprocess.TimeoutExpired, RuntimeError):  # RuntimeError: never begun
-                faults.join(60.0)  # it starts servers
+            if faults.is_alive():  # it starts servers
+                faults.join(60.0)
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 server.stop()
     report = {
         "at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
