@@ -101,11 +101,11 @@ export function board(endpoint, charts, window) {
       if (entry.isIntersecting) looked.add(one);
       else looked.delete(one);
     }
-    if ([...looked].some((one) => !one.readUntil)) readNew();
+    const fresh = [...looked].filter((one) => !one.readUntil);
+    if (fresh.length) readAll(fresh);
   }, { rootMargin: "200px" });
 
   const read = () => readAll([...looked]);
-  const readNew = () => readAll([...looked].filter((one) => !one.readUntil));
 
   async function readAll(wanted) {
     const [start, end] = edges(window);
@@ -118,16 +118,15 @@ export function board(endpoint, charts, window) {
       one.readUntil = end;
       calls.set(together, { from, members: [...(calls.get(together)?.members ?? []), one] });
     }
-    const left = new Set(calls.values());
-    const [first, ...others] = left;
-    const readOf = (one) => one && readFrom(one.from, end, one.members);
+    const left = [...calls.values()];
+    const ask = () => left.length ? readFrom(left[0].from, end, left[0].members) : undefined;
     try {
-      let reading = readOf(first);
-      for (const one of [first, ...others].filter(Boolean)) {
+      let reading = ask();
+      while (left.length) {
         await reading;
-        reading = readOf(others.shift()); // the server reads the next one while this one is drawn
-        left.delete(one);
-        for (const member of one.members) drawn(member, start, end);
+        const { members } = left.shift();
+        reading = ask(); // the server reads the next one while this one is drawn
+        for (const one of members) drawn(one, start, end);
       }
       replace(said);
     } catch (error) {
