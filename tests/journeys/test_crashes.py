@@ -190,7 +190,10 @@ def answers(server: Server, count: int, **options: Any) -> Counter[str]:
 
 
 class Traffic:
-    """Constant load without retries from a few threads; every failure is kept."""
+    """Constant load without retries from a few threads; every failure is kept.
+
+    They pause a little: what else is to happen needs the processors, too.
+    """
 
     def __init__(self, server: Server, retries: int = 0) -> None:
         self.seen: Counter[str] = Counter()
@@ -203,7 +206,7 @@ class Traffic:
         ]
 
     def _run(self, runtime: Any) -> None:
-        while not self._stop.is_set():
+        while not self._stop.wait(0.005):
             try:
                 answer = runtime.invoke_endpoint(EndpointName="e", Body=b"x")
                 stamp = answer["Body"].read().decode()
