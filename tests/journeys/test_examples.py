@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +86,23 @@ def test_the_walk_of_the_aws_cli(server: Any, tmp_path: Path) -> None:
     assert server.client("sagemaker").list_models()["Models"] == []
 
 
-@pytest.mark.parametrize("kind", ["canary", "linear", "rolling", "all-at-once"])
-def test_guarded_rollouts(serving: Any, tmp_path: Path, kind: str) -> None:
-    with serving(tmp_path, "--time-scale", "20") as scaled:
-        walk = str(EXAMPLES / "rollout_walk.py")
-        lines = run(scaled, tmp_path, sys.executable, walk, kind, "60").splitlines()
+KINDS = ["canary", "linear", "rolling", "all-at-once"]
+
+
+@pytest.fixture(scope="module")
+def walks(serving: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[str]]]:
+    """The guarded rollouts of all kinds, side by side: most of their time is waits."""
+    place = tmp_path_factory.mktemp("walks")
+    walk = str(EXAMPLES / "rollout_walk.py")
+    with (
+        serving(place, "--time-scale", "20") as scaled,
+        ThreadPoolExecutor(len(KINDS)) as pool,
+    ):
+        # Bakes of 6 s: four walks at once have to find the errors of a bad version within one.
+        yield {kind: pool.submit(run, scaled, place, sys.executable, walk, kind, "120") for kind in KINDS}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_guarded_rollouts(walks: dict[str, Future[str]], kind: str) -> None:
+    lines = walks[kind].result().splitlines()
     assert lines == ["good: good serves", "bad: good serves (rolled back)", "better: better serves"]

@@ -19,7 +19,7 @@ from understudy.sdk.servers import read_server
 
 ROLE = "arn:aws:iam::123456789012:role/understudy"
 NAME, BUCKET = "churn-labelled", "labelled"
-SENT, FIRST = 3000, 120
+SENT, FIRST = 1500, 120
 POLICY = {
     "name": "churn accuracy",
     "kind": "experiment",
@@ -35,7 +35,7 @@ Answers = list[tuple[str, str, float]]  # inference id, variant, score
 
 @pytest.fixture(scope="module")
 def rows(churn_files: tuple[Path, Path, Path]) -> list[list[str]]:
-    """3,000 different labelled rows: the test set first, as in the walk; the label is the first column."""
+    """1,500 different labelled rows: the test set first, as in the walk; the label is the first column."""
     folder = churn_files[2].parent
     found = []
     for name in ("test-dataset.csv", "validation.csv", "training-dataset-with-header.csv"):
@@ -265,7 +265,7 @@ def test_the_shell_shows_quality(server: Any, ask: Any, answers: Answers) -> Non
     assert "Variant1:" in done.stdout and "accuracy" in done.stdout and "auc" in done.stdout
 
 
-def test_what_3000_rows_prove_is_told(
+def test_what_1500_rows_prove_is_told(
     server: Any,
     ask: Callable[..., dict[str, Any]],
     answers: Answers,

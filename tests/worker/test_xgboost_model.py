@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -55,27 +57,39 @@ import numpy as np, xgboost
 rng = np.random.RandomState(7)
 X = rng.rand(400, 8).astype("float32"); X[rng.rand(400, 8) < 0.1] = np.nan
 y = (np.nan_to_num(X)[:, 0] * 3).astype(int) % 3
-objective, path = sys.argv[1:]
-params = {"objective": objective, "max_depth": 4}
-if objective.startswith("multi"): params["num_class"] = 3
-label = (y if objective.startswith("multi") else y > 0).astype("float32")
-xgboost.train(params, xgboost.DMatrix(X, label=label), 20).save_model(path)
+for number, objective in enumerate(sys.argv[2:]):
+    params = {"objective": objective, "max_depth": 4}
+    if objective.startswith("multi"): params["num_class"] = 3
+    label = (y if objective.startswith("multi") else y > 0).astype("float32")
+    booster = xgboost.train(params, xgboost.DMatrix(X, label=label), 20)
+    for name in sys.argv[1].split(","):
+        booster.save_model(f"{number}/{name}")
 """
+OBJECTIVES = ["binary:logistic", "reg:squarederror", "multi:softprob"]
 
 
 @pytest.fixture(scope="session")
 def trained(xgboost_python, tmp_path_factory):
-    """Train a small model of 8 features in an environment; returns its directory."""
+    """Small models of 8 features, trained once per environment; returns a directory with one file."""
 
-    def train(version: str, objective: str, name: str) -> Path:
+    @functools.cache
+    def train(version: str) -> Path:
         directory = tmp_path_factory.mktemp("trained")
+        for number in range(len(OBJECTIVES)):
+            (directory / str(number)).mkdir()
+        names = "xgboost-model" if version == "0.90" else "model.json,model.ubj"
         subprocess.run(
-            [xgboost_python(version), "-c", TRAIN, objective, str(directory / name)], check=True, timeout=120,
-            capture_output=True,
+            [xgboost_python(version), "-c", TRAIN, names, *OBJECTIVES], check=True, timeout=120,
+            capture_output=True, cwd=directory,
         )  # fmt: skip
         return directory
 
-    return train
+    def give(version: str, objective: str, name: str) -> Path:
+        directory = tmp_path_factory.mktemp("model")
+        shutil.copy(train(version) / str(OBJECTIVES.index(objective)) / name, directory)
+        return directory
+
+    return give
 
 
 @pytest.mark.shared_data
@@ -150,7 +164,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize("version", ["0.90", "1.7.6", "3.2.0"])
-@pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror", "multi:softprob"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_trained_models_answer_what_their_xgboost_says(
     version, objective, trained, start_worker, make_container, xgboost_python
 ):
@@ -277,16 +291,24 @@ print(model.predict(X[::9]).tolist())
 """
 
 
+@pytest.fixture(scope="module")
+def estimator(xgboost_python, tmp_path_factory):
+    """A pickled estimator's directory, and what it says itself."""
+    directory = tmp_path_factory.mktemp("estimator")
+    command = [xgboost_python("3.2.0"), "-c", ESTIMATOR]
+    done = subprocess.run(command, cwd=directory, capture_output=True, check=True)
+    return directory, json.loads(done.stdout)
+
+
 @pytest.mark.parametrize("method", ["predict", "predict_proba"])
 def test_a_pickled_estimator_of_the_scikit_learn_interface_predicts_labels(
-    method, start_worker, make_container, xgboost_python, tmp_path
+    method, start_worker, make_container, xgboost_python, estimator
 ):
-    python = xgboost_python("3.2.0")
-    done = subprocess.run([python, "-c", ESTIMATOR], cwd=tmp_path, capture_output=True, check=True)
+    directory, expected = estimator
     worker = start_worker(
         make_container(
-            tmp_path,
-            python=python,
+            directory,
+            python=xgboost_python("3.2.0"),
             image="x/xgboost:3.2-1",
             environment={"UNDERSTUDY_PREDICT": "predict_proba"} if method == "predict_proba" else {},
         )
@@ -294,7 +316,7 @@ def test_a_pickled_estimator_of_the_scikit_learn_interface_predicts_labels(
     client = worker.client()
     answer = client.ask(b"0,1\n18,19\n36,37", accept="application/json")
     if method == "predict":
-        assert json.loads(answer.body) == json.loads(done.stdout)
+        assert json.loads(answer.body) == expected
     # Its requests are put together: trees do not see who else is there.
     assert worker.status()["batch"] is True
     bodies = [b"%d,%d" % (2 * at, 2 * at + 1) for at in range(20)] + [b"x,1", b"1,2,3"]

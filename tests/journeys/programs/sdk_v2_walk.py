@@ -22,6 +22,9 @@ bucket = sm_session.default_bucket()
 region = sm_session.boto_region_name
 sm, sm_runtime = boto3.client("sagemaker"), boto3.client("sagemaker-runtime")
 cw = boto3.client("cloudwatch")
+# The SDK's own wait looks once in 30 s, as on AWS: it is the SDK's, its pauses are not.
+pause = time.sleep
+time.sleep = lambda seconds: pause(min(seconds, 0.5))
 stamp = f"{datetime.now():%Y-%m-%d-%H-%M-%S-%f}"
 seen = {"role": role, "bucket": bucket}
 
