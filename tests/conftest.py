@@ -11,7 +11,7 @@ import botocore.session
 import pytest
 from hypothesis import settings
 
-# Tests start some hundred Pythons.  Where none may leave bytecode beside its sources, they share it here: each
+# Tests start hundreds of Pythons.  Where none may leave bytecode beside its sources, they share it here: each
 # compiling all that it imports is a third of the time.
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
     sys.dont_write_bytecode = False

@@ -58,8 +58,8 @@ def stage(server: Any) -> Iterator[Any]:
     made.endpoint("churn", {"production": ("churn-v1", 1.0)})
     made.endpoint("ab", {"Variant1": ("churn-v1", 0.5), "Variant2": ("churn-v2", 0.5)}, capture=True)
     with ExitStack() as traffic:
-        traffic.enter_context(made.traffic("churn"))
-        traffic.enter_context(made.traffic("ab", errors=True))
+        traffic.enter_context(made.traffic("churn", per_s=20.0))
+        traffic.enter_context(made.traffic("ab", per_s=20.0, errors=True))
         yield made
 
 
@@ -493,7 +493,7 @@ def test_hostile_bodies_ids_and_logs_are_text(visit: Visitor, hostile: Any) -> N
 
     until(lambda: everything() >= 300)
     until(lambda: records_found(page) >= 50)
-    for record in page.locator("details.record > summary").all()[:50]:
+    for record in page.locator("details.record > summary").all()[:25]:  # every seed
         record.click()
     assert page.locator("details.record pre").first.inner_text() in HOSTILE
     unharmed(visit)

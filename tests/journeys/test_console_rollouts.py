@@ -69,7 +69,7 @@ def stage(server: Any) -> Iterator[Any]:
     made.endpoint("even", {"A": ("churn-v1", 1.0), "B": ("churn-v2", 1.0)})
     with ExitStack() as traffic:
         for name in ("roll", "ab", "even"):
-            traffic.enter_context(made.traffic(name))
+            traffic.enter_context(made.traffic(name, per_s=25.0))
         yield made
 
 

@@ -30,6 +30,7 @@ pytestmark = [pytest.mark.journey, pytest.mark.timeout(300)]
 
 ENVIRONMENTS = Path(__file__).resolve().parents[2] / ".cache" / "test-environments"
 CANARY = blue_green("CANARY", 30, CanarySize=percent(20))
+PAUSE_S = 0.01  # between requests: what restarts meanwhile needs the processors, too
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_a_killed_controller_goes_on_where_it_was(
     try:
         # The create may have met it already: armed anew.
         (served.data_dir / "run" / "failpoints.json").unlink(missing_ok=True)
-        update_and_judge(served, deployment, back=back)
+        update_and_judge(served, deployment, back=back, pause_s=PAUSE_S)
         deaths = (served.data_dir / "run" / "failpoints.json").read_text()
         assert failpoint.partition(":")[0] in deaths, "the failpoint was never reached"
     finally:
@@ -82,7 +83,7 @@ def test_routers_and_workers_may_die_during_a_rollout_and_boto3_sees_nothing(tmp
 
         def call() -> None:
             runtime = served.client("sagemaker-runtime")
-            while not stop.is_set():
+            while not stop.wait(PAUSE_S):
                 try:
                     seen.append(runtime.invoke_endpoint(EndpointName="e", Body=b"x")["Body"].read().decode())
                 except Exception as error:  # noqa: BLE001 - whatever a caller sees is the finding
@@ -154,7 +155,7 @@ def test_a_rolling_update_gives_back_by_batches_what_it_had_taken(tmp_path: Path
     deployment["RollingUpdatePolicy"]["RollbackMaximumBatchSize"] = one
     served = Served(tmp_path, environments=ENVIRONMENTS, instances=4, failpoint=failpoint)
     try:
-        with RawLoad(served.port) as load:
+        with RawLoad(served.port, pause_s=PAUSE_S) as load:
             served.sagemaker.update_endpoint(
                 EndpointName="e", EndpointConfigName="v2", DeploymentConfig=deployment
             )

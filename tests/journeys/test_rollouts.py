@@ -54,7 +54,7 @@ def sagemaker(server: Any) -> Any:
 
 
 def load(server: Any) -> RawLoad:
-    return RawLoad(int(server.url.rpartition(":")[2]))
+    return RawLoad(int(server.url.rpartition(":")[2]), pause_s=0.01)
 
 
 def events(server: Any) -> list[dict[str, Any]]:
