@@ -30,7 +30,7 @@ from understudy.analysis.evidence import Batch, Question, advance, start_evidenc
 from understudy.analysis.shares import Tally, bets_above
 from understudy.core.policies import parse_policy
 
-STREAMS = 400
+STREAMS = 250
 
 
 def within(alpha: float, streams: int = STREAMS) -> float:
@@ -113,14 +113,14 @@ def test_time_to_detect(
 
 
 def test_slower_answers() -> None:
-    found = slower(200, 1.2, 4_000)
+    found = slower(150, 1.2, 4_000)
     assert np.median(np.where(found > 0, found, np.inf)) <= 0.9 * oracle_for_p99(1.2)
-    assert (slower(200, 1.0, 6_000) > 0).mean() <= within(0.05, 200)
+    assert (slower(150, 1.0, 6_000) > 0).mean() <= within(0.05, 150)
 
 
 def test_shadow_tests_need_fewer_requests_and_labels() -> None:
     # 80 to 82 %: quick to draw.  The goal's own case, 90 to 91 %, is in the bench.
-    found = paired(300, 0.80, 0.02, 0.05)
+    found = paired(200, 0.80, 0.02, 0.05)
     assert found["fewer requests"] >= 10
     assert found["fewer labels"] >= 200
     assert paired_null(2_000, 400) <= within(0.05, 2_000)
