@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 from understudy.worker import sklearn_model, wire
 from understudy.worker.calls import Call
+from understudy.worker.loading import LoadFailure
 
 X = np.random.default_rng(3).normal(size=(80, 4))
 Y = (X[:, 0] + X[:, 1] > 0).astype(int)
@@ -158,11 +159,13 @@ def test_several_outputs_are_each_requests_own(method, piped, batch, second):
             assert json.loads(answers[0].body) == rendered and answers[0].status == 200
 
 
-@pytest.mark.parametrize("asked", ["maybe", "2", "-1"])
-def test_nonsense_in_the_environment_fails_the_load(asked, start_worker, make_container, tmp_path):
+def test_nonsense_in_the_environment_fails_the_load(start_worker, make_container, tmp_path, forest):
     joblib.dump(RandomForestRegressor(2).fit(X, Y), tmp_path / "m.joblib")
-    worker = start_worker(make_container(tmp_path, environment={"UNDERSTUDY_BATCH": asked}), wait=False)
-    assert worker.wait_for("failed", "ready")["reason"] == f"UNDERSTUDY_BATCH={asked} is neither 0 nor 1"
+    worker = start_worker(make_container(tmp_path, environment={"UNDERSTUDY_BATCH": "maybe"}), wait=False)
+    assert worker.wait_for("failed", "ready")["reason"] == "UNDERSTUDY_BATCH=maybe is neither 0 nor 1"
+    for asked in ("2", "-1"):
+        with pytest.raises(LoadFailure, match=f"UNDERSTUDY_BATCH={asked} is neither 0 nor 1"):
+            sklearn_model.EstimatorHandler(forest, note="", environment={"UNDERSTUDY_BATCH": asked})
 
 
 TRAIN_NAMED = """
