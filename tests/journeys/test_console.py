@@ -495,7 +495,8 @@ def test_hostile_bodies_ids_and_logs_are_text(visit: Visitor, hostile: Any) -> N
     until(lambda: records_found(page) >= 50)
     for record in page.locator("details.record > summary").all()[:25]:  # every seed
         record.click()
-    assert page.locator("details.record pre").first.inner_text() in HOSTILE
+    # Bodies and answers; the one that is binary may be among them.
+    assert sum(text in HOSTILE for text in page.locator("details.record pre").all_inner_texts()) >= 40
     unharmed(visit)
     page = visit.open("captures?endpoint=hostile&span=2592000&inference_id=binary")
     until(lambda: records_found(page))
