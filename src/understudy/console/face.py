@@ -29,7 +29,7 @@ from understudy import __version__
 from understudy.console import captures, reads
 from understudy.console.allowed import READS, WRITES, only_asks
 from understudy.console.answers import BadRequest, gzipped, json_answer, number, refusal, secured, text
-from understudy.console.files import ConsoleFile, ConsoleFiles
+from understudy.console.files import FOR_EVER, ConsoleFile, ConsoleFiles
 from understudy.console.invoking import Invoker
 from understudy.console.live import Live, TooManyViewers
 from understudy.console.sessions import (
@@ -119,7 +119,16 @@ class ConsoleFace:
             return await self._api(request, path.removeprefix("/api/"))
         if request.method not in ("GET", "HEAD"):
             return Response("", 405, headers={"allow": "GET, HEAD"})
-        return _send_file(request, self.files.page_at(path))
+        return self._page(request, path)
+
+    def _page(self, request: Request, path: str) -> Response:
+        """Send the page, with the session of whoever asks."""
+        told, cookie = self._told_session(self.sessions.read(request.cookies.get(COOKIE)))
+        page = Response(self.files.page_at(path, told), media_type="text/html; charset=utf-8")
+        response = gzipped(request, page)
+        if cookie is not None:
+            _set_cookie(request, response, cookie)
+        return response
 
     async def _api(self, request: Request, path: str) -> Response:
         session = self.sessions.read(request.cookies.get(COOKIE))
@@ -193,7 +202,14 @@ class ConsoleFace:
     # --- sessions ----------------------------------------------------------------------------------
 
     def _tell_session(self, request: Request, session: Session | None) -> Response:
-        """Say who is signed in, and what the page must know of the server."""
+        told, cookie = self._told_session(session)
+        response = json_answer(told)
+        if cookie is not None:
+            _set_cookie(request, response, cookie)
+        return response
+
+    def _told_session(self, session: Session | None) -> tuple[dict[str, Any], str | None]:
+        """Say who is signed in and what the page must know of the server, and a new session's cookie."""
         cookie = None
         if session is None and self.sessions.open:
             session, cookie = self.sessions.begin_open()
@@ -210,10 +226,7 @@ class ConsoleFace:
                 "role_arn": self.services.place.role_arn,
                 "endpoint_url": self.services.endpoint_url,
             }
-        response = json_answer(told)
-        if cookie is not None:
-            _set_cookie(request, response, cookie)
-        return response
+        return told, cookie
 
     async def _sign_in(self, request: Request) -> Response:
         _refuse_other_site(request)
@@ -373,7 +386,7 @@ def _window(query: Mapping[str, str]) -> tuple[float, float]:
 
 
 def _send_file(request: Request, file: ConsoleFile) -> Response:
-    headers = {"etag": file.etag, "cache-control": file.cache_control, "vary": "accept-encoding"}
+    headers = {"etag": file.etag, "cache-control": FOR_EVER, "vary": "accept-encoding"}
     if request.headers.get("if-none-match") == file.etag:
         return Response(None, 304, headers)
     if "gzip" in request.headers.get("accept-encoding", ""):

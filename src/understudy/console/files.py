@@ -1,9 +1,9 @@
 """The console's own files: read once, named by what is in them, sent compressed.
 
 Every file is below ``/console/static/VERSION/``, where VERSION is a hash of all of them: browsers may keep
-them for ever, and modules import each other by relative paths.  The page itself is asked for anew each time,
-answered with an ETag; it names all modules that its address will import, so that they come at once, not one
-after the other.  Main type: :class:`ConsoleFiles`.
+them for ever, and modules import each other by relative paths.  The page itself is asked for anew each time;
+it names all modules that its address will import, so that they come at once, not one
+after the other, and brings the viewer's session along.  Main type: :class:`ConsoleFiles`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 FOLDER = Path(__file__).with_name("static")
 PAGE = "index.html"
@@ -45,7 +48,6 @@ class ConsoleFile:
     body: bytes
     packed: bytes
     etag: str
-    cache_control: str
 
 
 class ConsoleFiles:
@@ -61,10 +63,10 @@ class ConsoleFiles:
         self.version = together.hexdigest()[:16]
         page = bodies.pop(PAGE).replace(b"{static}", f"/console/static/{self.version}".encode())
         self._pages = {
-            name: _file(PAGE, page.replace(b"{modules}", self._links(bodies, f"js/{shown}")), "no-cache")
+            name: page.replace(b"{modules}", self._links(bodies, f"js/{shown}"))
             for name, shown in _SHOWN.findall(bodies[MAIN].decode())
         }
-        self._files = {name: _file(name, body, FOR_EVER) for name, body in bodies.items()}
+        self._files = {name: _file(name, body) for name, body in bodies.items()}
 
     def _links(self, bodies: Mapping[str, bytes], shown: str) -> bytes:
         """Name the modules that a page needs, as links that make the browser fetch them."""
@@ -83,20 +85,25 @@ class ConsoleFiles:
         )
         return "\n".join(links).encode()
 
-    def page_at(self, path: str) -> ConsoleFile:
-        """Return the page for an address, ``/endpoints/churn``."""
-        return self._pages.get(path.strip("/").partition("/")[0], self._pages[""])
+    def page_at(self, path: str, session: Mapping[str, Any]) -> bytes:
+        """Return the page for an address, ``/endpoints/churn``.
+
+        Args:
+            session: What the page must know of server and viewer: data, never markup.
+        """
+        page = self._pages.get(path.strip("/").partition("/")[0], self._pages[""])
+        # In JSON "<" stands only in texts, where its escape means the same and can end no element.
+        return page.replace(b"{session}", msgspec.json.encode(session).replace(b"<", b"\\u003c"))
 
     def find(self, version: str, name: str) -> ConsoleFile | None:
         """Return a file of this version, or None."""
         return self._files.get(name) if version == self.version else None
 
 
-def _file(name: str, body: bytes, cache_control: str) -> ConsoleFile:
+def _file(name: str, body: bytes) -> ConsoleFile:
     return ConsoleFile(
         content_type=TYPES[Path(name).suffix],
         body=body,
         packed=gzip.compress(body, 9, mtime=0),
         etag=f'"{hashlib.sha256(body).hexdigest()[:32]}"',
-        cache_control=cache_control,
     )

@@ -85,7 +85,7 @@ class RankedBuckets(Mapping[int, float]):
     """Buckets that know their order by themselves, faster than sorting them."""
 
     @abstractmethod
-    def ranks(self) -> tuple[list[int], list[float]]:
+    def ranks(self) -> tuple[Sequence[int], list[float]]:
         """As :attr:`Summary.ranks`."""
 
 
@@ -150,7 +150,7 @@ class Summary:
         return cls(times, value * times, value, value, {bucket_of(value): times})
 
     @cached_property
-    def ranks(self) -> tuple[list[int], list[float]]:
+    def ranks(self) -> tuple[Sequence[int], list[float]]:
         """The buckets in rising order, and how many samples are in each or below it; kept once asked for."""
         if isinstance(self.buckets, RankedBuckets):
             return self.buckets.ranks()

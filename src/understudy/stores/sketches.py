@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from itertools import accumulate
+from typing import overload
 
 import msgspec
 
@@ -69,6 +70,32 @@ class MergeAggregate:
         return self._blobs[0] if len(self._blobs) == 1 else pack(unpack(self._blobs))
 
 
+class _Stepped(Sequence[int]):
+    """Buckets by the steps between them: a percentile asks for one of them, so they are not all added up."""
+
+    __slots__ = ("_steps",)
+
+    def __init__(self, steps: list[int]) -> None:
+        self._steps = steps
+
+    @overload
+    def __getitem__(self, at: int) -> int: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[int]: ...
+    def __getitem__(self, at: int | slice) -> int | list[int]:
+        if isinstance(at, slice):
+            return list(self)[at]
+        if not -len(self._steps) <= at < len(self._steps):
+            raise IndexError(at)
+        return sum(self._steps[: at % len(self._steps) + 1])
+
+    def __iter__(self) -> Iterator[int]:
+        return accumulate(self._steps)
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+
 class PackedBuckets(RankedBuckets):
     """Buckets that stay packed until they are read: Sum and Average of a day need none of them.
 
@@ -101,13 +128,13 @@ class PackedBuckets(RankedBuckets):
     def __len__(self) -> int:
         return len(self._read())
 
-    def ranks(self) -> tuple[list[int], list[float]]:
+    def ranks(self) -> tuple[Sequence[int], list[float]]:
         """Read the order off a single sketch: it is packed in rising order."""
         if self._buckets is None and len(self._blobs) == 1:
             flat = _DECODER.decode(self._blobs[0])
             counts = flat[1::2]
-            if min(counts) > 0:
-                return list(accumulate(flat[::2])), list(accumulate(counts))
+            if all(counts):
+                return _Stepped(flat[::2]), list(accumulate(counts))
         ordered = sorted(pair for pair in self._read().items() if pair[1] > 0.0)
         return [bucket for bucket, _ in ordered], list(accumulate(count for _, count in ordered))
 

@@ -217,7 +217,13 @@ def render_value(shape: Shape, value: Any) -> Any:
                 rendered[member.serialization.get("name", name)] = render_value(member, item)
         return rendered
     if kind == "list":
-        return [render_value(shape.member, item) for item in value]
+        member = shape.member
+        if member.type_name == "timestamp":  # a day of data points has thousands
+            form = member.serialization.get("timestampFormat", "unixtimestamp")
+            return [render_timestamp(item, form) for item in value]
+        if member.type_name in ("float", "double"):
+            return [item if math.isfinite(item) else render_float(item) for item in value]
+        return [render_value(member, item) for item in value]
     if kind == "map":
         return {str(key): render_value(shape.value, item) for key, item in value.items()}
     if kind == "timestamp":

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_YEARS_S = (-62_135_596_800, 253_402_300_799)  # the first second of year 1, the last one of year 9999
 
 
 def parse_timestamp(value: object) -> datetime:
@@ -55,11 +56,13 @@ def render_timestamp(value: datetime | float, form: str) -> str | float:
     >>> render_timestamp(0.25, "iso8601"), render_timestamp(0, "rfc822")
     ('1970-01-01T00:00:00.250Z', 'Thu, 01 Jan 1970 00:00:00 GMT')
     """
+    form = form.lower()
+    if form == "unixtimestamp" and isinstance(value, float) and _YEARS_S[0] <= value <= _YEARS_S[1]:
+        return round(value, 3)
     if isinstance(value, datetime):
         moment = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
     else:
         moment = _of_epoch(float(value))
-    form = form.lower()
     if form == "unixtimestamp":
         return round((moment - _EPOCH).total_seconds(), 3)
     if form == "rfc822":

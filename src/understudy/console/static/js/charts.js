@@ -5,12 +5,14 @@
 
 import Plot from "../vendor/uplot-1.6.32.esm.js";
 import { h, newId, replace, setText } from "./dom.js";
-import { count, local, utc } from "./format.js";
+import { clock, count, day, local, minute, utc } from "./format.js";
 import { notice } from "./parts.js";
 import { call, server } from "./server.js";
 import { snippet } from "./snippets.js";
 
 const QUERIES = 400; // of 500 that one GetMetricData may have
+const AHEAD = 2; // calls under way at once: the server reads one chart while another is drawn
+const AT_ONCE = 4; // charts asked for before anybody knows which are looked at
 const AGAIN = 3; // periods that a refresh reads again: late numbers still come in
 
 document.head.append(h("link", { rel: "stylesheet", href: new URL("../vendor/uplot-1.6.32.min.css", import.meta.url).pathname }));
@@ -91,9 +93,8 @@ export function board(endpoint, charts, window) {
   const said = h("div");
   const asks = lines.map((line, at) => ({ line, at })).filter(({ line }) => line.constant === undefined).map(({ line, at }) => query(endpoint, line, `m${at}`, window.period));
   const parameters = (start, end) => ({ MetricDataQueries: asks, StartTime: start, EndTime: end });
-  const shown = snippet([["cloudwatch", "GetMetricData", parameters(...edges(window))]], { title: "These numbers from a program" });
-  // Only charts that are looked at are read; the first one is asked for before anybody knows.
-  const looked = new Set(figures.slice(0, 1));
+  // Only charts that are looked at are read.
+  const looked = new Set(figures.slice(0, AT_ONCE));
   for (const one of figures) Object.assign(one, { known: one.lines.map(() => new Map()), readUntil: 0 });
   const looking = new IntersectionObserver((entries) => {
     for (const entry of entries) {
@@ -119,20 +120,20 @@ export function board(endpoint, charts, window) {
       calls.set(together, { from, members: [...(calls.get(together)?.members ?? []), one] });
     }
     const left = [...calls.values()];
-    const ask = () => left.length ? readFrom(left[0].from, end, left[0].members) : undefined;
-    try {
-      let reading = ask();
-      while (left.length) {
-        await reading;
-        const { members } = left.shift();
-        reading = ask(); // the server reads the next one while this one is drawn
-        for (const one of members) drawn(one, start, end);
+    const ask = () => {
+      for (const one of left.slice(0, AHEAD)) one.reading ??= readFrom(one.from, end, one.members).catch((error) => error);
+    };
+    for (ask(); left.length; ask()) {
+      const failure = await left[0].reading;
+      if (failure) {
+        for (const { members } of left) for (const one of members) one.readUntil = 0;
+        return replace(said, notice("bad", failure.message));
       }
-      replace(said);
-    } catch (error) {
-      for (const { members } of left) for (const one of members) one.readUntil = 0;
-      replace(said, notice("bad", error.message));
+      const { members } = left.shift();
+      ask();
+      for (const one of members) drawn(one, start, end);
     }
+    replace(said);
   }
 
   function drawn(one, start, end) {
@@ -165,7 +166,11 @@ export function board(endpoint, charts, window) {
     }
   }
 
-  const node = h("div", {}, said, h("div.charts", {}, figures.map((one) => one.node)), h("details", {}, h("summary", {}, "The same numbers by boto3 or the AWS CLI"), shown.node));
+  // Written when it is opened: the call of ten variants and all charts has thousands of lines.
+  const program = h("details", { ontoggle: () => {
+    if (program.open && program.childElementCount === 1) program.append(snippet([["cloudwatch", "GetMetricData", parameters(...edges(window))]], { title: "These numbers from a program" }).node);
+  } }, h("summary", {}, "The same numbers by boto3 or the AWS CLI"));
+  const node = h("div", {}, said, h("div.charts", {}, figures.map((one) => one.node)), program);
   for (const one of figures) looking.observe(one.node);
   const end = () => {
     looking.disconnect();
@@ -174,18 +179,13 @@ export function board(endpoint, charts, window) {
   return { node, read, period_s: window.period / server.session.time_scale, end };
 }
 
-const hour = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
-const second = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
-const day = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
-
 /** Ticks of time: seconds only where they differ, the day where it begins or where only days are told. */
 function stamps(ticks) {
   const apart = ticks.length > 1 ? ticks[1] - ticks[0] : 60;
   return ticks.map((one, at) => {
-    if (apart >= 86400) return day.format(one * 1000);
-    const text = (apart < 60 ? second : hour).format(one * 1000);
-    const begins = at > 0 && day.format(one * 1000) !== day.format(ticks[at - 1] * 1000);
-    return begins ? `${text}\n${day.format(one * 1000)}` : text;
+    if (apart >= 86400) return day(one);
+    const text = (apart < 60 ? clock : minute)(one);
+    return at > 0 && day(one) !== day(ticks[at - 1]) ? `${text}\n${day(one)}` : text;
   });
 }
 

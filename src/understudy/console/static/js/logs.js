@@ -46,14 +46,15 @@ export function logTail(endpoint, query) {
       do {
         const told = await call("logs", "FilterLogEvents", { logGroupName: group, startTime: start, filterPattern: filter.value ? `"${filter.value.replaceAll('"', "")}"` : undefined, nextToken: token });
         if (mine !== turn) return;
-        for (const one of told.events) {
-          if (seen.has(one.eventId)) continue;
+        const fresh = told.events.filter((one) => !seen.has(one.eventId));
+        // Asked once per answer: each of these measures lays out the whole page.
+        const low = fresh.length && lines.scrollTop + lines.clientHeight > lines.scrollHeight - 40;
+        for (const one of fresh) {
           seen.add(one.eventId);
           from = Math.max(from ?? 0, one.timestamp);
-          const low = lines.scrollTop + lines.clientHeight > lines.scrollHeight - 40;
           lines.append(h("p", {}, h("span.stamp", { title: utc(one.timestamp / 1000) }, time(one.timestamp / 1000, { short: true })), h("span.stream", {}, one.logStreamName.split("/")[0]), h("span", {}, one.message)));
-          if (low) lines.scrollTop = lines.scrollHeight;
         }
+        if (low) lines.scrollTop = lines.scrollHeight;
         token = told.nextToken;
       } while (token && lines.childElementCount < 5 * KEPT);
       while (lines.childElementCount > KEPT) lines.firstChild.remove();

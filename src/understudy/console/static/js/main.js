@@ -6,7 +6,7 @@
 import { h, replace } from "./dom.js";
 import { utc, local } from "./format.js";
 import { busy, notice, refusal } from "./parts.js";
-import { Refused, post, server } from "./server.js";
+import { Refused, get, post, server } from "./server.js";
 
 const PAGES = {
   "": () => import("./pages/overview.js"),
@@ -58,7 +58,7 @@ function go(address, { instead = false } = {}) {
 /** A page's file is gone when the server was updated meanwhile: then the whole console is loaded again, once. */
 async function renewed(error) {
   if (sessionStorage.getItem("renewed") === import.meta.url) throw new Refused(0, "Unreadable", `This page can't be loaded: ${error.message}`);
-  await server.open(); // throws in words where the server is away
+  await get("session"); // throws in words where the server is away
   sessionStorage.setItem("renewed", import.meta.url);
   location.reload();
   return new Promise(() => {});
@@ -199,7 +199,7 @@ window.addEventListener("popstate", show);
 window.addEventListener("signed-out", signedOut);
 window.addEventListener("reached", (event) => onReached(event.detail));
 
-PAGES[placeOf().name]?.().catch(() => {}); // comes beside the session; whoever shows it tells what is wrong
+PAGES[placeOf().name]?.().catch(() => {}); // runs beside the session; whoever shows it tells what is wrong
 try {
   await server.open();
   if (server.session.signed_in) begin();

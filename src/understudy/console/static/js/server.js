@@ -28,13 +28,22 @@ export const server = {
     this.readAt = performance.now();
   },
 
+  /** Take the session that the page brought along; a link from elsewhere came without the cookie, then ask. */
   async open() {
-    this.take(await get("session"));
+    this.take(JSON.parse(document.getElementById("session").textContent));
+    this.readAt = performance.getEntriesByType("navigation")[0].responseStart;
+    if (!this.session.signed_in) this.take(await get("session"));
   },
 };
 
-/** Tell the frame whether the server answers. */
-const reached = (yes) => window.dispatchEvent(new CustomEvent("reached", { detail: yes }));
+let answers = true;
+
+/** Tell the frame when the server answers no more, or again. */
+function reached(yes) {
+  if (yes === answers) return;
+  answers = yes;
+  window.dispatchEvent(new CustomEvent("reached", { detail: yes }));
+}
 
 /** A refusal of what a page asks by itself is no failure of the page: the server may be starting again. */
 export function later(error) {

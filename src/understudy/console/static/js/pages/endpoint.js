@@ -35,6 +35,7 @@ export async function page(place) {
   const tiles = { rate: tile("Requests per second"), errors: tile("Errors"), p50: tile("Model latency p50"), p90: tile("p90"), p99: tile("p99"), instances: tile("Instances") };
   const rows = new Map(variants.map((one) => [one.name, variantRow(one, state)]));
   const charts = board(name, chartsOf(CHARTS, variants), lastWindow(range));
+  if (variants.length) charts.read(); // the server reads while the page is made
   const deletion = [["sagemaker", "DeleteEndpoint", { EndpointName: name }]];
 
   const node = h("div", {},
@@ -63,7 +64,6 @@ export async function page(place) {
       h("section.card", { "aria-label": "Metrics" }, h("div.row", {}, h("h2", {}, "Metrics"), h("span.grow"),
         segmented("Range of time", RANGES.map(([value, text]) => [value, text]), range, (value) => `${here}?range=${value}`)), charts.node),
     ]);
-    charts.read();
     ends.push(charts.end, every(lastWindow(range).period <= 10 ? 5 : 15, charts.read));
   } else {
     append(node, [empty("Nothing serves yet", described.FailureReason ?? "The first instances are being started. This page follows.", `understudy logs ${name} -f`)]);
