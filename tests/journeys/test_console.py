@@ -92,6 +92,12 @@ def test_sign_in(chromium: Any, server: Any, stage: Any) -> None:
     cookie = next(one for one in context.cookies() if one["name"] == "understudy_console")
     assert cookie["httpOnly"] and cookie["sameSite"] == "Strict"
     assert page.evaluate("document.cookie") == ""
+    # A link from another site comes without the strict cookie, and finds the session nevertheless.
+    link = f'<a href="{server.url}/console/endpoints/churn">look</a>'
+    page.route("http://chat.example/", lambda route: route.fulfill(content_type="text/html", body=link))
+    page.goto("http://chat.example/")
+    page.get_by_role("link", name="look").click()
+    page.get_by_role("heading", name="churn", exact=True).wait_for()
     page.get_by_role("button", name="Sign out").click()
     page.get_by_role("heading", name="Sign in").wait_for()
     assert visitor.complaints == []
