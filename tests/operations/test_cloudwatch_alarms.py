@@ -364,6 +364,7 @@ def test_history_tells_everything_in_order(cloud: Cloud) -> None:
     everything = cloud("DescribeAlarmHistory", AlarmTypes=["MetricAlarm", "CompositeAlarm"])
     assert [item["AlarmName"] for item in everything["AlarmHistoryItems"]].count("c") == 2
     assert {item["AlarmName"] for item in cloud("DescribeAlarmHistory")["AlarmHistoryItems"]} == {"a"}
+    assert cloud("DescribeAlarmHistory", AlarmContributorId="one")["AlarmHistoryItems"] == []
     at = datetime.fromtimestamp(times[1], UTC)
     window = cloud("DescribeAlarmHistory", AlarmName="a", StartDate=at, EndDate=at)["AlarmHistoryItems"]
     assert {item["Timestamp"] for item in window} == {times[1]}

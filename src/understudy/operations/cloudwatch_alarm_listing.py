@@ -204,6 +204,8 @@ def describe_alarm_history(services: Services, request: dict[str, Any]) -> dict[
     subject = None if name is None else alarm_arn(services.place, name)
     wanted = request.get("HistoryItemType")
     kinds = [kind for kind, type_ in HISTORY_TYPES.items() if wanted in (None, type_)]
+    if request.get("AlarmContributorId") is not None:
+        kinds = []  # only alarms on Metrics Insights queries have contributors
     newest_first = request.get("ScanBy", "TimestampDescending") == "TimestampDescending"
     limit = request.get("MaxRecords", DEFAULT_PAGE)
     at = _sequence(request.get("NextToken"))
