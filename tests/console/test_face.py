@@ -262,8 +262,26 @@ def test_without_signatures_the_page_begins_the_session(scene: Any) -> None:
     assert client.post(LIST, {}).status == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "asks"),
+    [
+        ("", True),
+        ("/endpoints/a", True),
+        ("/endpoints/a/update", False),
+        ("/models", False),
+        ("/invoke", True),
+    ],
+)
+def test_what_a_page_asks_first_is_fetched_with_it(scene: Any, path: str, asks: bool) -> None:
+    found = re.findall(
+        r'<link rel="preload" href="/console([^"]+)"', scene.signed_in().get(path).body.decode()
+    )
+    assert found == (["/api/status"] if asks else [])
+    assert "/api/" not in scene.client().get(path).body.decode()  # it would be refused
+
+
 def test_what_the_session_says_ends_no_element(scene: Any) -> None:
-    hostile = {"access_key_id": "</script><script>alert(1)</script><!--", "mode": "on"}
+    hostile = {"access_key_id": "</script><script>alert(1)</script><!--", "signed_in": True}
     page = ConsoleFiles().page_at("", hostile).decode()
     assert page.count("<script") == 2 and "<!--" not in page
     told = re.search(r'id="session">(.*?)</script>', page)

@@ -2,8 +2,8 @@
 
 Every file is below ``/console/static/VERSION/``, where VERSION is a hash of all of them: browsers may keep
 them for ever, and modules import each other by relative paths.  The page itself is asked for anew each time;
-it names all modules that its address will import, so that they come at once, not one
-after the other, and brings the viewer's session along.  Main type: :class:`ConsoleFiles`.
+it names all modules that its address will import and what they ask first, so that all of it comes at once,
+not one after the other, and brings the viewer's session along.  Main type: :class:`ConsoleFiles`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ TYPES = {
 # What main.js shows at which address, and what a module imports before it runs.
 _SHOWN = re.compile(r"""^ +"?([\w-]*)"?: \(\) => import\("\./([\w/-]+\.js)"\)""", re.MULTILINE)
 _IMPORTED = re.compile(r"""^import [^"]*"(\.[^"]+)";""", re.MULTILINE)
+_ASKING = b'get("status")'
+_ASKED = b'<link rel="preload" href="/console/api/status" as="fetch" crossorigin>'
 FOR_EVER = "public, max-age=31536000, immutable"
 
 
@@ -66,6 +68,9 @@ class ConsoleFiles:
             name: page.replace(b"{modules}", self._links(bodies, f"js/{shown}"))
             for name, shown in _SHOWN.findall(bodies[MAIN].decode())
         }
+        self._asking = {
+            name for name, shown in _SHOWN.findall(bodies[MAIN].decode()) if _ASKING in bodies[f"js/{shown}"]
+        }
         self._files = {name: _file(name, body) for name, body in bodies.items()}
 
     def _links(self, bodies: Mapping[str, bytes], shown: str) -> bytes:
@@ -91,7 +96,11 @@ class ConsoleFiles:
         Args:
             session: What the page must know of server and viewer: data, never markup.
         """
-        page = self._pages.get(path.strip("/").partition("/")[0], self._pages[""])
+        name, _, rest = path.strip("/").partition("/")
+        page = self._pages.get(name, self._pages[""])
+        # Not for a page of its own below a name, as that of an update; nobody else is answered.
+        asks = name in self._asking and "/" not in rest and session["signed_in"]
+        page = page.replace(b"{asked}", _ASKED if asks else b"")
         # In JSON "<" stands only in texts, where its escape means the same and can end no element.
         return page.replace(b"{session}", msgspec.json.encode(session).replace(b"<", b"\\u003c"))
 

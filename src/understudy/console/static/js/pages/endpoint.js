@@ -21,7 +21,9 @@ export async function page(place) {
     return { title: "Overview", node: h("div") };
   }
   if (part === "update") return (await import("./update.js")).page(place);
-  const [described, status] = await Promise.all([call("sagemaker", "DescribeEndpoint", { EndpointName: name }), get("status")]);
+  const describing = call("sagemaker", "DescribeEndpoint", { EndpointName: name });
+  describing.catch(() => {}); // told below
+  const status = await get("status");
   const ends = [];
   const range = query.get("range") ?? "15m";
   const here = `/console/endpoints/${encodeURIComponent(name)}`;
@@ -29,13 +31,15 @@ export async function page(place) {
   const variants = (state?.variants ?? []).map((one, at) => ({ ...one, colour: colour(at) }));
   const tests = status.tests.filter((one) => one.endpoint === name);
 
+  const charts = board(name, chartsOf(CHARTS, variants), lastWindow(range));
+  if (variants.length) charts.read(); // the server reads while the page is made
+  const described = await describing.catch((error) => { charts.end(); throw error; });
+
   const statusChip = h("span", {}, chip(described.EndpointStatus));
   const attention = h("div");
   const rollout = h("div");
   const tiles = { rate: tile("Requests per second"), errors: tile("Errors"), p50: tile("Model latency p50"), p90: tile("p90"), p99: tile("p99"), instances: tile("Instances") };
   const rows = new Map(variants.map((one) => [one.name, variantRow(one, state)]));
-  const charts = board(name, chartsOf(CHARTS, variants), lastWindow(range));
-  if (variants.length) charts.read(); // the server reads while the page is made
   const deletion = [["sagemaker", "DeleteEndpoint", { EndpointName: name }]];
 
   const node = h("div", {},
