@@ -428,6 +428,7 @@ def test_odd_addresses_are_answered_in_words(visit: Visitor, stage: Any) -> None
         page = visit.page
         page.goto(f"{visit.server.url}/console/{place}")
         page.locator("main h1, main .notice").first.wait_for()
+        page.wait_for_timeout(100)  # the browser's note may come after the page's own words
         assert only_notes_of_requests(visit.complaints), (place, visit.complaints)
         visit.complaints.clear()
 
