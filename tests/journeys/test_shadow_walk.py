@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 WALK = Path(__file__).parents[2] / "examples" / "shadow_walk.py"
-SENT = 1200  # each of the 120 rows ten times, as in the post
+SENT = 3000
 
 pytestmark = [pytest.mark.journey, pytest.mark.shared_data, pytest.mark.timeout(900)]
 
