@@ -10,6 +10,7 @@ routers (``python -m understudy.dataplane``); workers are started by the runtime
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
 import os
@@ -486,6 +487,11 @@ class Controller:
         self._measuring.start()
         self._judging_shadows.start()
         self._delivering.start()
+        # AWS's models and the like live as long as the process: no collection need look at them, and a day of
+        # data points, which makes tens of thousands of short-lived objects, needs no hundred collections.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
         try:
             self._server.run()
         finally:
