@@ -260,5 +260,6 @@ class Exchange(asyncio.Protocol):
         self._close()
 
     def _close(self) -> None:
+        self._parser = None  # it knows this exchange: without the circle both go at once
         if self._transport is not None:
             self._transport.abort()
