@@ -491,7 +491,7 @@ class Controller:
         # data points, which makes tens of thousands of short-lived objects, needs no hundred collections.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(50_000, 20, 50)
+        gc.set_threshold(10_000, 10, 10)
         try:
             self._server.run()
         finally:

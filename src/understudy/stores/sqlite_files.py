@@ -15,11 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from understudy.stores.databases import sqlite_module
-
-# Pages that a connection keeps, KiB.  SQLite's 2,000 fill up over half an hour, a rise that looks like a
-# leak, and save nothing that could be measured: the operating system has the file in memory.
-CACHE_KIB = 512
+from understudy.stores.databases import CACHE_KIB, sqlite_module
 
 
 def connect(path: Path) -> Any:
