@@ -327,5 +327,25 @@ def test_packed_sketches_are_what_was_packed(buckets: dict[int, float]) -> None:
     assert sketches.unpack([sketches.merge(blob, blob) or b""]) == doubled
 
 
+@given(
+    st.dictionaries(st.integers(-(2**21), 2**21), st.integers(0, 10**6).map(float), min_size=1, max_size=40),
+    st.integers(-45, 45),
+)
+def test_ranks_read_off_a_packed_sketch_are_those_of_its_buckets(
+    buckets: dict[int, float], place: int
+) -> None:
+    blob = sketches.pack(buckets)
+    assert blob is not None
+    names, below = sketches.PackedBuckets([blob]).ranks()
+    expected, expected_below = Summary(1.0, 1.0, 0.0, 1.0, buckets).ranks
+    assert list(names) == expected and below == expected_below and len(names) == len(expected)
+    assert names[1:3] == expected[1:3]
+    if -len(expected) <= place < len(expected):
+        assert names[place] == expected[place]
+    else:
+        with pytest.raises(IndexError):
+            names[place]
+
+
 def test_retention_is_cloudwatchs() -> None:
     assert RETENTION == ((1, 10_800), (60, 1_296_000), (300, 5_443_200), (3600, 39_312_000))
