@@ -488,10 +488,10 @@ class Controller:
         self._judging_shadows.start()
         self._delivering.start()
         # AWS's models and the like live as long as the process: no collection need look at them, and a day of
-        # data points, which makes tens of thousands of short-lived objects, needs no hundred collections.
+        # data points, tens of thousands of objects for a moment, is not looked at after every 700 of them.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(10_000, 10, 10)
+        gc.set_threshold(2_000, 10, 10)
         try:
             self._server.run()
         finally:
