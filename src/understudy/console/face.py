@@ -123,12 +123,12 @@ class ConsoleFace:
 
     def _page(self, request: Request, path: str) -> Response:
         """Send the page, with the session of whoever asks."""
-        told, cookie = self._told_session(self.sessions.read(request.cookies.get(COOKIE)))
-        page = Response(self.files.page_at(path, told), media_type="text/html; charset=utf-8")
-        response = gzipped(request, page)
-        if cookie is not None:
-            _set_cookie(request, response, cookie)
-        return response
+
+        def page(told: dict[str, Any]) -> Response:
+            body = self.files.page_at(path, told)
+            return gzipped(request, Response(body, media_type="text/html; charset=utf-8"))
+
+        return self._tell_session(request, self.sessions.read(request.cookies.get(COOKIE)), page)
 
     async def _api(self, request: Request, path: str) -> Response:
         session = self.sessions.read(request.cookies.get(COOKIE))
@@ -201,15 +201,13 @@ class ConsoleFace:
 
     # --- sessions ----------------------------------------------------------------------------------
 
-    def _tell_session(self, request: Request, session: Session | None) -> Response:
-        told, cookie = self._told_session(session)
-        response = json_answer(told)
-        if cookie is not None:
-            _set_cookie(request, response, cookie)
-        return response
-
-    def _told_session(self, session: Session | None) -> tuple[dict[str, Any], str | None]:
-        """Say who is signed in and what the page must know of the server, and a new session's cookie."""
+    def _tell_session(
+        self,
+        request: Request,
+        session: Session | None,
+        answer: Callable[[dict[str, Any]], Response] = json_answer,
+    ) -> Response:
+        """Say who is signed in, and what the page must know of the server."""
         cookie = None
         if session is None and self.sessions.open:
             session, cookie = self.sessions.begin_open()
@@ -226,7 +224,10 @@ class ConsoleFace:
                 "role_arn": self.services.place.role_arn,
                 "endpoint_url": self.services.endpoint_url,
             }
-        return told, cookie
+        response = answer(told)
+        if cookie is not None:
+            _set_cookie(request, response, cookie)
+        return response
 
     async def _sign_in(self, request: Request) -> Response:
         _refuse_other_site(request)

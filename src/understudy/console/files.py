@@ -64,13 +64,11 @@ class ConsoleFiles:
             together.update(body)
         self.version = together.hexdigest()[:16]
         page = bodies.pop(PAGE).replace(b"{static}", f"/console/static/{self.version}".encode())
+        shown = {name: f"js/{module}" for name, module in _SHOWN.findall(bodies[MAIN].decode())}
         self._pages = {
-            name: page.replace(b"{modules}", self._links(bodies, f"js/{shown}"))
-            for name, shown in _SHOWN.findall(bodies[MAIN].decode())
+            name: page.replace(b"{modules}", self._links(bodies, module)) for name, module in shown.items()
         }
-        self._asking = {
-            name for name, shown in _SHOWN.findall(bodies[MAIN].decode()) if _ASKING in bodies[f"js/{shown}"]
-        }
+        self._asking = {name for name, module in shown.items() if _ASKING in bodies[module]}
         self._files = {name: _file(name, body) for name, body in bodies.items()}
 
     def _links(self, bodies: Mapping[str, bytes], shown: str) -> bytes:

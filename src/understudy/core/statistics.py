@@ -141,20 +141,23 @@ def _plain(summary: Summary, kind: str) -> float | None:
     }[kind]
 
 
-def _value_at(summary: Summary, at: int) -> float:
-    """Return the value of the bucket at a place; the extremes are exact where they stand alone."""
-    buckets, below = summary.ranks
+def _value_at(summary: Summary, at: int, bucket: int) -> float:
+    """Return the value of the bucket, which is at a place; the extremes are exact where they stand alone."""
+    _, below = summary.ranks
     count = below[at] - (below[at - 1] if at else 0.0)
     if at == 0 and count <= 1.0:
         return summary.minimum
-    if at == len(buckets) - 1 and count <= 1.0:
+    if at == len(below) - 1 and count <= 1.0:
         return summary.maximum
-    return min(max(value_of(buckets[at]), summary.minimum), summary.maximum)
+    return min(max(value_of(bucket), summary.minimum), summary.maximum)
 
 
 def _samples(summary: Summary) -> _Samples:
     """List (value, how often) in rising order."""
-    return [(_value_at(summary, at), summary.buckets[bucket]) for at, bucket in enumerate(summary.ranks[0])]
+    return [
+        (_value_at(summary, at, bucket), summary.buckets[bucket])
+        for at, bucket in enumerate(summary.ranks[0])
+    ]
 
 
 def _percentile(summary: Summary, percent: float) -> float:
@@ -164,7 +167,7 @@ def _percentile(summary: Summary, percent: float) -> float:
     buckets, below = summary.ranks
     wanted = percent / 100.0 * summary.count * (1 - 1e-12)  # 0.07 * 100 is 7.000000000000001
     at = bisect_left(below, wanted)
-    return _value_at(summary, at) if at < len(buckets) else summary.maximum
+    return _value_at(summary, at, buckets[at]) if at < len(buckets) else summary.maximum
 
 
 def _cut_by_rank(samples: _Samples, low: float | None, high: float | None) -> tuple[_Samples, float, float]:

@@ -56,14 +56,13 @@ export function duration(seconds) {
 
 const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 const two = (number) => String(number).padStart(2, "0");
-const dated = (read) => (at_s) => read(new Date(at_s * 1000));
 
 // All but utc in the viewer's zone.
 export const utc = (at_s) => new Date(at_s * 1000).toISOString().replace("T", " ").replace(/\.\d+Z/, " UTC");
-export const minute = dated((at) => `${two(at.getHours())}:${two(at.getMinutes())}`);
-export const clock = dated((at) => `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`);
-export const day = dated((at) => `${at.getDate()} ${MONTHS[at.getMonth()]}`);
-export const local = dated((at) => `${at.getDate()} ${MONTHS[at.getMonth()]} ${at.getFullYear()}, ${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`);
+export const minute = (at_s) => { const at = new Date(at_s * 1000); return `${two(at.getHours())}:${two(at.getMinutes())}`; };
+export const clock = (at_s) => `${minute(at_s)}:${two(new Date(at_s * 1000).getSeconds())}`;
+export const day = (at_s) => { const at = new Date(at_s * 1000); return `${at.getDate()} ${MONTHS[at.getMonth()]}`; };
+export const local = (at_s) => `${day(at_s)} ${new Date(at_s * 1000).getFullYear()}, ${clock(at_s)}`;
 
 /** A point in time: the viewer's zone, UTC on hover. */
 export function time(at_s, { ago = false, short = false } = {}) {

@@ -23,15 +23,14 @@ export const server = {
     return this.session.now_s + ((performance.now() - this.readAt) / 1000) * this.session.time_scale;
   },
 
-  take(session) {
+  take(session, readAt = performance.now()) {
     this.session = session;
-    this.readAt = performance.now();
+    this.readAt = readAt;
   },
 
   /** Take the session that the page brought along; a link from elsewhere came without the cookie, then ask. */
   async open() {
-    this.take(JSON.parse(document.getElementById("session").textContent));
-    this.readAt = performance.getEntriesByType("navigation")[0].responseStart;
+    this.take(JSON.parse(document.getElementById("session").textContent), performance.getEntriesByType("navigation")[0].responseStart);
     if (!this.session.signed_in) this.take(await get("session"));
   },
 };
