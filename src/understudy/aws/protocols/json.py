@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from botocore.model import Shape
@@ -18,6 +19,8 @@ from understudy.aws.messages import MAX_DEPTH, Answer, Call, HttpRequest, Parame
 from understudy.aws.protocols.scalars import INTEGER_RANGES, Malformed, malformed, parse_base64, render_float
 from understudy.aws.protocols.timestamps import parse_timestamp, render_timestamp
 from understudy.core.errors import ApiError
+
+_NESTING = ("structure", "list", "map")
 
 
 def parse(call: Call, request: HttpRequest, body: bytes) -> Parameters:
@@ -218,19 +221,28 @@ def render_value(shape: Shape, value: Any) -> Any:
         return rendered
     if kind == "list":
         member = shape.member
-        if member.type_name == "timestamp":  # a day of data points has thousands
-            form = member.serialization.get("timestampFormat", "unixtimestamp")
-            return [render_timestamp(item, form) for item in value]
-        if member.type_name in ("float", "double"):
-            return [item if math.isfinite(item) else render_float(item) for item in value]
-        return [render_value(member, item) for item in value]
+        if member.type_name in _NESTING:
+            return [render_value(member, item) for item in value]
+        render = _scalar_renderer(member)  # once for all: a day of data points has thousands
+        return [render(item) for item in value]
     if kind == "map":
         return {str(key): render_value(shape.value, item) for key, item in value.items()}
+    return _scalar_renderer(shape)(value)
+
+
+def _scalar_renderer(shape: Shape) -> Callable[[Any], Any]:
+    """Return what renders values of a shape that holds no others."""
+    kind = shape.type_name
     if kind == "timestamp":
-        return render_timestamp(value, shape.serialization.get("timestampFormat", "unixtimestamp"))
+        form = shape.serialization.get("timestampFormat", "unixtimestamp")
+        return lambda value: render_timestamp(value, form)
     if kind == "blob":
-        raw = value.encode() if isinstance(value, str) else bytes(value)
-        return base64.b64encode(raw).decode()
-    if kind in ("float", "double") and not math.isfinite(value):
-        return render_float(value)
-    return value
+        return _render_blob
+    if kind in ("float", "double"):
+        return lambda value: value if math.isfinite(value) else render_float(value)
+    return lambda value: value
+
+
+def _render_blob(value: str | bytes) -> str:
+    raw = value.encode() if isinstance(value, str) else bytes(value)
+    return base64.b64encode(raw).decode()
