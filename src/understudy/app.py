@@ -10,7 +10,6 @@ routers (``python -m understudy.dataplane``); workers are started by the runtime
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import logging
 import os
@@ -86,6 +85,7 @@ from understudy.stores.outcomes import SqliteOutcomes
 from understudy.stores.records import SqlRecords, open_records
 from understudy.stores.series import SqliteSeries
 from understudy.system import RealClock, RealEntropy, boot_id
+from understudy.worker.process import set_aside_what_lives_long
 from understudy.worker.process import watch_lifeline
 
 log = logging.getLogger(__name__)
@@ -489,9 +489,7 @@ class Controller:
         self._delivering.start()
         # AWS's models and the like live as long as the process: no collection need look at them, and a day of
         # data points, tens of thousands of objects for a moment, is not looked at after every 700 of them.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(2_000, 10, 10)
+        set_aside_what_lives_long(2_000, 10, 10)
         try:
             self._server.run()
         finally:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from endpoint_world import ARN, World, create, fleet
 
-from understudy.control.endpoints import SILENT_TOO_LONG_S, STEADY_AFTER_S
+from understudy.control.endpoints import SHADOW_STEADY_AFTER_S, SILENT_TOO_LONG_S, STEADY_AFTER_S
 from understudy.core.endpoints import Endpoint, EndpointStatus, PendingUpdate
 from understudy.core.ports import Stored
 from understudy.stores.memory import MemoryRecords
@@ -144,9 +144,39 @@ def test_a_shadow_that_keeps_dying_costs_real_time(world: World) -> None:
     for _ in range(300):
         world.clock.at_s += 1000.0
         world.loop.tick(reread=False)
-    assert 7 <= len(world.runtime.started) <= 15, "1, 2, 4 ... 60 real seconds"
+    assert 7 <= len(world.runtime.started) <= 15, "1, 2, 4 ... 300 real seconds"
     restarts = [world.runtime.specs[name] for name in world.runtime.started[2:]]
     assert all(spec.shadow and spec.patient for spec in restarts), "nobody waits for these"
+
+
+def test_a_shadow_that_dies_after_a_minute_has_not_been_steady(world: World) -> None:
+    """Starts cost production the processor: one that eats its memory in a minute must not start once a minute."""
+    create(world, "s", a=1, s=1)
+    world.until_status(EndpointStatus.IN_SERVICE)
+
+    def died_after(seconds: float) -> float:
+        """Let the shadow live, end it, and return how long its next start took."""
+        before = len(world.runtime.started)
+        (living,) = (
+            name
+            for name, spec in world.runtime.specs.items()
+            if spec.shadow and name in {one.instance_id for one in world.runtime.observe()}
+        )
+        world.clock.at_s += seconds
+        world.loop.tick(reread=False)
+        world.runtime.set_failed(living, "killed by signal 9")
+        ended_s = world.clock.at_s
+        while len(world.runtime.started) == before:
+            world.clock.at_s += 1.0
+            world.loop.tick(reread=False)
+        waited_s = world.clock.at_s - ended_s
+        for _ in range(3):
+            world.loop.tick(reread=False)
+        return waited_s
+
+    waits = [died_after(60.0) for _ in range(11)]
+    assert waits == sorted(waits) and waits[0] <= 2.0 and 290.0 <= waits[-1] <= 310.0
+    assert died_after(SHADOW_STEADY_AFTER_S) <= 2.0
 
 
 def test_after_a_restart_of_the_server_a_shadow_that_fails_is_no_reason(world: World) -> None:

@@ -76,7 +76,7 @@ def test_one_that_dies_again_and_again_proves_longer_each_time_that_it_lives() -
     breaker.died(100 * SECOND_NS)
     assert not breaker.is_open, "anybody may die once"
     now_ns = 103 * SECOND_NS
-    for proof_s in (2, 4, 8, 16, 32, 60, 60):
+    for proof_s in (30, 120, 600, 600):
         breaker.died(now_ns)
         breaker.renewed()
         begun_ns = now_ns = now_ns + SECOND_NS
@@ -95,6 +95,33 @@ def test_one_that_dies_again_and_again_proves_longer_each_time_that_it_lives() -
     assert not breaker.is_open
 
 
+def test_copies_on_trial_take_a_hundredth_of_the_time() -> None:
+    """What a dying shadow does with a copy costs production the more, the longer it takes."""
+    breaker = Breaker("shadow s of endpoint e")
+    breaker.died(100 * SECOND_NS)
+    breaker.died(101 * SECOND_NS)
+    breaker.renewed()
+    now_ns, busy_ns, copies = 102 * SECOND_NS, 0, 0
+    while now_ns < 131 * SECOND_NS:
+        if breaker.admits(now_ns):
+            copies += 1
+            took_ns = SECOND_NS // 20
+            busy_ns += took_ns
+            now_ns += took_ns
+            breaker.answered(now_ns)
+        now_ns += SECOND_NS // 100
+    assert breaker.is_open and 5 <= copies <= 6
+    assert busy_ns <= (now_ns - 101 * SECOND_NS) / 98
+
+
+def test_answers_to_what_left_before_the_trial_say_nothing_of_how_long_a_copy_takes() -> None:
+    breaker = Breaker("shadow s of endpoint e")
+    breaker.died(100 * SECOND_NS)
+    breaker.died(101 * SECOND_NS)
+    breaker.answered(104 * SECOND_NS)  # of another instance, handed out long before
+    assert breaker.admits(104 * SECOND_NS + SECOND_NS // 2)
+
+
 def test_one_that_is_silent_after_a_death_stays_out() -> None:
     breaker = Breaker("shadow s of endpoint e")
     breaker.died(100 * SECOND_NS)
@@ -103,7 +130,7 @@ def test_one_that_is_silent_after_a_death_stays_out() -> None:
     breaker.died(103 * SECOND_NS)  # what it had proven is worth nothing
     breaker.answered(104 * SECOND_NS)
     assert breaker.is_open
-    breaker.answered(107 * SECOND_NS)
+    breaker.answered(223 * SECOND_NS)
     assert breaker.is_open
-    breaker.answered(108 * SECOND_NS)
+    breaker.answered(224 * SECOND_NS)
     assert not breaker.is_open

@@ -59,6 +59,10 @@ SILENT_TOO_LONG_S = 65.0  # the longest that a model may take, and a little: onl
 FIRST_RESTART_DELAY_S = 0.5
 LONGEST_RESTART_DELAY_S = 60.0
 STEADY_AFTER_S = 10.0  # an instance that served so long before it ended starts its slot's back-off anew
+# A shadow's starts take processor time that production could use, and nobody waits for its answers: as
+# Kubernetes restarts what keeps crashing (at most every five minutes, anew after ten without a crash).
+LONGEST_SHADOW_DELAY_S = 300.0
+SHADOW_STEADY_AFTER_S = 600.0
 
 
 @dataclass
@@ -285,10 +289,12 @@ class EndpointLoop:
             return
         now_s = self._clock.now_s()
         backoff = watched.backoff.setdefault(action.slot, _Backoff())
-        second_s = self._time_scale if _is_shadow(endpoint, action.slot) else 1.0
-        if now_s - watched.ready_at_s.pop(action.instance_id, now_s) >= STEADY_AFTER_S * second_s:
+        second_s, longest_s, steady_s = 1.0, LONGEST_RESTART_DELAY_S, STEADY_AFTER_S
+        if _is_shadow(endpoint, action.slot):
+            second_s, longest_s, steady_s = self._time_scale, LONGEST_SHADOW_DELAY_S, SHADOW_STEADY_AFTER_S
+        if now_s - watched.ready_at_s.pop(action.instance_id, now_s) >= steady_s * second_s:
             backoff.failures = 0
-        delay_s = min(FIRST_RESTART_DELAY_S * 2.0**backoff.failures, LONGEST_RESTART_DELAY_S)
+        delay_s = min(FIRST_RESTART_DELAY_S * 2.0**backoff.failures, longest_s)
         # The first restart is at once: most deaths are not the model's fault.
         backoff.restart_at_s = now_s + (delay_s * second_s if backoff.failures else 0.0)
         backoff.failures += 1

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import resource
@@ -36,7 +35,7 @@ from understudy.dataplane.instances import PING_EVERY_S
 from understudy.dataplane.journal import SUFFIX, Journal
 from understudy.dataplane.router import MAX_CONNECTIONS, Router
 from understudy.dataplane.table import load_table
-from understudy.worker.process import keep_freed_memory, watch_lifeline
+from understudy.worker.process import keep_freed_memory, set_aside_what_lives_long, watch_lifeline
 
 log = logging.getLogger(__name__)
 
@@ -178,10 +177,7 @@ class _Process:
         listener.setblocking(False)
         server = await loop.create_server(lambda: ClientConnection(self._router), sock=listener, backlog=4096)
         self._tick()
-        # What lives as long as the process need not be looked at by every collection.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 50)
+        set_aside_what_lives_long(50_000, 20, 50)
         await self._stop.wait()
         await self._end(server)
         return 0

@@ -22,11 +22,14 @@ GATHER_S = 0.005  # nobody waits for a shadow: fewer, larger frames save a fifth
 FAILURES_TO_OPEN = 5
 FULL_TO_OPEN_NS = 1_000_000_000
 OPEN_NS = 5_000_000_000
-# One that dies again and again costs production what a healthy one does for as long as it lives: after each
-# death but the first it proves that it lives 2, 4, 8 … s, on few copies, before it gets all of them.
-LONGEST_PROOF_NS = 60_000_000_000
+# One that dies again and again costs production its starts, and what it does before it dies (one that is given
+# 64 MiB to fill by each copy: 40 ms): after each death but the first it proves that it lives, on copies that take a
+# hundredth of its time.  A death and a start cost seconds; by the fourth they are a hundredth as well.
+PROOFS_NS = (30_000_000_000, 120_000_000_000, 600_000_000_000)
 FORGIVEN_NS = 60_000_000_000  # a death so long after the last one and its proof is a first one
-TRIAL_NS = 500_000_000  # between copies while it proves
+TRIAL_NS = 500_000_000  # at least between copies while it proves
+TRIAL_SHARE = 100  # as many times what the last of these copies took
+LONGEST_TRIAL_NS = 60_000_000_000
 WRITE_HIGH_BYTES = 1024 * 1024
 # Copying large bodies out and reading large answers is work of production's loop: a slice at a time.
 WRITE_SLICE_BYTES = 1024 * 1024
@@ -40,7 +43,8 @@ class Breaker:
     It opens after ``FAILURES_TO_OPEN`` copies in a row were lost or timed out, or when the shadow's queue has
     been full for ``FULL_TO_OPEN_NS`` without one answer; then one copy each ``OPEN_NS`` tries it, and one
     each new set of instances: one that crashes at every copy gets one per life.  Any answer closes it; unless
-    it was opened by deaths: then answers must go on coming for as long as the number of deaths asks for.
+    it was opened by deaths: then answers must go on coming for as long as the number of deaths asks for
+    (``PROOFS_NS``), and the slower they are, the fewer are asked for.
 
     Attributes:
         is_open: No copies but the one that tries.
@@ -54,6 +58,7 @@ class Breaker:
         "_proof_ns",
         "_retry_ns",
         "_title",
+        "_tried_ns",
         "_trusted_ns",
         "is_open",
     )
@@ -63,6 +68,7 @@ class Breaker:
         self._failures = 0
         self._full_since_ns: int | None = None
         self._retry_ns = 0
+        self._tried_ns = 0  # when the copy left that is under way while open; 0: none is
         self._deaths = 0
         self._trusted_ns = 0  # since the last death or, where one was asked for, the proof that followed it
         self._proof_ns = 0
@@ -78,6 +84,7 @@ class Breaker:
         if self.refuses(now_ns):
             return False
         if self.is_open:
+            self._tried_ns = now_ns
             self._retry_ns = now_ns + OPEN_NS
         return True
 
@@ -94,7 +101,9 @@ class Breaker:
         if self._answers_since_ns is None:
             self._answers_since_ns = now_ns
         if now_ns - self._answers_since_ns < self._proof_ns:
-            self._retry_ns = now_ns + TRIAL_NS
+            took_ns = now_ns - self._tried_ns if self._tried_ns else 0
+            self._tried_ns = 0
+            self._retry_ns = now_ns + min(max(TRIAL_NS, TRIAL_SHARE * took_ns), LONGEST_TRIAL_NS)
             return
         self.is_open = False
         self._trusted_ns = now_ns
@@ -113,7 +122,7 @@ class Breaker:
         self._deaths = 1 if forgiven else self._deaths + 1
         self._trusted_ns = now_ns
         if self._deaths > 1:
-            self._proof_ns = min(2 ** (self._deaths - 1) * 1_000_000_000, LONGEST_PROOF_NS)
+            self._proof_ns = PROOFS_NS[min(self._deaths, len(PROOFS_NS) + 1) - 2]
             self._open(now_ns, f"it has died {self._deaths} times in short order")
 
     def full(self, now_ns: int) -> None:
@@ -125,6 +134,7 @@ class Breaker:
 
     def _open(self, now_ns: int, reason: str) -> None:
         self._retry_ns = now_ns + OPEN_NS
+        self._tried_ns = 0
         self._answers_since_ns = None
         if not self.is_open:
             self.is_open = True

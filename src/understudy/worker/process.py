@@ -3,12 +3,13 @@
 Owns what the operating system sees. Refuses models and requests.
 
 Main functions: ``set_title``, ``write_status``, ``watch_lifeline``, ``go_on_when_the_parent_ends``,
-``keep_freed_memory``.
+``keep_freed_memory``, ``set_aside_what_lives_long``.
 """
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import select
@@ -58,6 +59,19 @@ def keep_freed_memory(most_bytes: int) -> None:
         return  # not glibc: its own ways
     mallopt(_M_MMAP_THRESHOLD, min(most_bytes, _LARGEST_KEPT_BYTES))
     mallopt(_M_TRIM_THRESHOLD, most_bytes)
+
+
+def set_aside_what_lives_long(*thresholds: int) -> None:
+    """Have no collection look at what is there now, and collect by these thresholds (``gc.set_threshold``).
+
+    Python collects the oldest objects only once a quarter as many have come as there were at the collection
+    before, set aside or not.  Hence a second one, of next to nothing: else circles stay until they are a
+    quarter of all that the modules hold.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.collect()
+    gc.set_threshold(*thresholds)
 
 
 def go_on_when_the_parent_ends() -> None:
