@@ -9,6 +9,7 @@ routers (``python -m understudy.dataplane``); workers are started by the runtime
 
 from __future__ import annotations
 
+import gc
 import argparse
 import json
 import logging
@@ -275,6 +276,9 @@ class Controller:
                     ROLL_UP_EVERY_S,
                     lambda: stores.assignments.forget_old(clock.now_s()),
                 ),
+                # Little is left to collect by what counts objects, and only a whole collection empties the
+                # lists of spare tuples: without one they fill up to megabytes over an hour.  It takes 3 ms.
+                Chore("collect garbage", ROLL_UP_EVERY_S, gc.collect),
             ],
             time.monotonic,
         )
