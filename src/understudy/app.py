@@ -9,8 +9,8 @@ routers (``python -m understudy.dataplane``); workers are started by the runtime
 
 from __future__ import annotations
 
-import gc
 import argparse
+import gc
 import json
 import logging
 import os
@@ -86,8 +86,7 @@ from understudy.stores.outcomes import SqliteOutcomes
 from understudy.stores.records import SqlRecords, open_records
 from understudy.stores.series import SqliteSeries
 from understudy.system import RealClock, RealEntropy, boot_id
-from understudy.worker.process import set_aside_what_lives_long
-from understudy.worker.process import watch_lifeline
+from understudy.worker.process import set_aside_what_lives_long, watch_lifeline
 
 log = logging.getLogger(__name__)
 
