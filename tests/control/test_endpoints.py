@@ -150,7 +150,7 @@ def test_a_shadow_that_keeps_dying_costs_real_time(world: World) -> None:
 
 
 def test_a_shadow_that_dies_after_a_minute_has_not_been_steady(world: World) -> None:
-    """Starts cost production the processor: one that eats its memory in a minute must not start once a minute."""
+    """Starts cost production the processor: one that is full in a minute must not start once a minute."""
     create(world, "s", a=1, s=1)
     world.until_status(EndpointStatus.IN_SERVICE)
 

@@ -22,8 +22,8 @@ GATHER_S = 0.005  # nobody waits for a shadow: fewer, larger frames save a fifth
 FAILURES_TO_OPEN = 5
 FULL_TO_OPEN_NS = 1_000_000_000
 OPEN_NS = 5_000_000_000
-# One that dies again and again costs production its starts, and what it does before it dies (one that is given
-# 64 MiB to fill by each copy: 40 ms): after each death but the first it proves that it lives, on copies that take a
+# One that dies again and again costs production its starts, and what it does before it dies (40 ms a copy, if
+# each has it fill 64 MiB).  So after each death but the first it proves that it lives, on copies that take a
 # hundredth of its time.  A death and a start cost seconds; by the fourth they are a hundredth as well.
 PROOFS_NS = (30_000_000_000, 120_000_000_000, 600_000_000_000)
 FORGIVEN_NS = 60_000_000_000  # a death so long after the last one and its proof is a first one

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+from .tracebacks import log_traceback
 from .wire import RequestHead, ResponseHead, encode_response_head
 
 MIRRORED_HEADER = "X-Understudy-Mirrored"  # "true" on a shadow's copy: user code can leave effects out
@@ -109,7 +110,7 @@ def failure_answer(error: BaseException) -> Answer:
     """
     if isinstance(error, Refusal):
         return error.as_answer()
-    traceback.print_exception(type(error), error, error.__traceback__, file=sys.stderr)
+    log_traceback(error)
     return Answer(500, TEXT_HEAD, describe(error).encode("utf-8", "replace"))
 
 

@@ -10,14 +10,13 @@ Main class: ``Executor``.
 from __future__ import annotations
 
 import collections
-import sys
 import threading
-import traceback
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from . import wire
 from .calls import Answer, Call, Handler, answer_each, describe, failure_answer
+from .tracebacks import log_traceback
 
 
 class Outlet(Protocol):
@@ -58,7 +57,7 @@ def answer_all(handler: Handler, calls: Sequence[Call]) -> list[Answer]:
     except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it raises
         if len(calls) == 1:
             return [failure_answer(error)]
-        traceback.print_exc(file=sys.stderr)
+        log_traceback(error)
         return answer_each(calls, lambda call: handler.answer([call])[0])
 
 
@@ -147,7 +146,7 @@ class Executor:
                 flags = 0
                 job.outlet.wait_for_room(request_id)
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - user code may raise anything
-            traceback.print_exc(file=sys.stderr)
+            log_traceback(error)
             flags |= wire.CHUNK_FAILED
             data = describe(error).encode("utf-8", "replace")
         finally:
