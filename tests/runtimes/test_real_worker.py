@@ -114,6 +114,40 @@ def output_fn(prediction, accept):
     assert (response.status, bytes(response.body)) == (200, b'{"said": "hello world"}')
 
 
+HUNGRY = b"""
+held = []
+def model_fn(model_dir):
+    return None
+def transform_fn(model, body, content_type, accept):
+    if body == "spill":
+        return str(len(bytearray(1 << 30))), "text/plain"
+    if body == "keep":
+        held.append(bytearray(64 << 20))
+    return str(len(held)), "text/plain"
+"""
+
+
+def test_a_model_that_has_used_up_its_memory_is_replaced(bench: Bench) -> None:
+    """One request that is too large is its own failure; what a model keeps is the end of its process."""
+    bench.objects.put("models", "hungry.tar.gz", [archive(**{"code/inference.py": HUNGRY})])
+    spec = make_spec(
+        "hungry/V/f1/0-1", Container("python", "s3://models/hungry.tar.gz"), memory_bytes=768 << 20
+    )
+    bench.runtime.start(spec)
+    state = bench.wait(spec.instance_id, InstanceStatus.READY, InstanceStatus.FAILED)
+    assert state.status is InstanceStatus.READY, state.reason
+    for _ in range(5):
+        response = invoke(bench, state, b"spill")
+        assert (response.status, bytes(response.body)) == (500, b"MemoryError")
+    assert invoke(bench, state, b"look").status == 200
+    statuses = [200]
+    while statuses[-1] == 200 and len(statuses) < 20:
+        statuses.append(invoke(bench, state, b"keep").status)
+    assert statuses[-1] == 500 and len(statuses) > 3, "who asked for too much hears of it"
+    failed = bench.wait(spec.instance_id, InstanceStatus.FAILED)
+    assert "out of memory" in failed.reason and "GiB are in use for good" in failed.reason
+
+
 @pytest.mark.parametrize(
     ("code", "told"),
     [

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+from .memory import note_memory_error
 from .tracebacks import log_traceback
 from .wire import RequestHead, ResponseHead, encode_response_head
 
@@ -111,6 +112,8 @@ def failure_answer(error: BaseException) -> Answer:
     if isinstance(error, Refusal):
         return error.as_answer()
     log_traceback(error)
+    if isinstance(error, MemoryError):
+        note_memory_error()
     return Answer(500, TEXT_HEAD, describe(error).encode("utf-8", "replace"))
 
 

@@ -1,7 +1,7 @@
 """One worker from start to end: spec, title, load, status, serve, exit.
 
-Owns the order of things and the exit codes: 0 for a wanted end, 1 for a model that can't be loaded or whose
-process died, 2 for a spec that can't be read.
+Owns the order of things and the exit codes: 0 for a wanted end, 1 for a model that can't be loaded, whose
+process died or that has used up its memory, 2 for a spec that can't be read.
 
 Main function: ``main``.
 """
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from .calls import Handler, LoadFailure, say
 from .loading import choose_loader, load
+from .memory import watch_memory
 from .process import (
     go_on_when_the_parent_ends,
     keep_freed_memory,
@@ -29,6 +30,7 @@ from .process import (
 from .server import Server, stop_on_sigterm
 from .spec import Spec, read_spec
 
+FULL_STOP_S = 1.0  # for what is in hand when the memory is used up
 KEPT_BYTES = 32 * 1024 * 1024  # a few of the largest bodies
 
 
@@ -86,12 +88,18 @@ def _run(spec: Spec, program: Path) -> int:
     warm_up = getattr(handler, "warm_up", None)
     if warm_up is not None:
         warm_up()
-    deaths: list[str] = []
+    deaths: list[tuple[str, str]] = []
+
+    def used_up(detail: str) -> None:
+        deaths.append(("out of memory", detail))
+        server.stop(FULL_STOP_S)  # what comes meanwhile fails, too
+
+    watch_memory(used_up)
     watch = getattr(handler, "watch", None)
     if watch is not None:
 
         def died(detail: str) -> None:
-            deaths.append(detail)
+            deaths.append(("the model's process died", detail))
             server.stop()
 
         watch(died)
@@ -104,8 +112,9 @@ def _run(spec: Spec, program: Path) -> int:
     server.run()
     handler.close()
     if deaths:
-        write_status(spec.status_path, "failed", reason="the model's process died", detail=deaths[0])
-        say(f"the model's process died: {deaths[0]}")
+        reason, detail = deaths[0]
+        write_status(spec.status_path, "failed", reason=reason, detail=detail)
+        say(f"{reason}: {detail}")
         sys.stderr.flush()
         os._exit(1)
     sys.stdout.flush()

@@ -12,10 +12,12 @@ from __future__ import annotations
 import collections
 import contextlib
 import itertools
+import math
 import selectors
 import signal
 import socket
 import threading
+import time
 from collections.abc import Sequence
 from types import FrameType
 
@@ -172,14 +174,20 @@ class Server:
         self._woken = False
         self._pending = 0  # calls in threads, not yet answered
         self._stopping = False
+        self._end_at_s = math.inf
         self._listener = listener
         self._only = connection
         self._wake_reader, self._wake_writer = socket.socketpair()
         for end in (self._wake_reader, self._wake_writer):
             end.setblocking(False)
 
-    def stop(self) -> None:
-        """Finish what is in hand, then return from ``run``; may be called from a signal handler or thread."""
+    def stop(self, within_s: float = math.inf) -> None:
+        """Finish what is in hand, then return from ``run``; may be called from a signal handler or thread.
+
+        Args:
+            within_s: Return then at the latest, whatever is in hand.
+        """
+        self._end_at_s = min(self._end_at_s, time.monotonic() + within_s)
         self._stopping = True
         self._wake()
 
@@ -203,7 +211,7 @@ class Server:
             selector.register(self._listener, selectors.EVENT_READ, self._listener)
         if self._only is not None:
             self._adopt(self._only)
-        while not (self._stopping and (self._is_finished() or self._is_orphaned())):
+        while not (self._stopping and (self._is_finished() or self._is_orphaned() or self._is_overdue())):
             self._turn(selector.select(0.05 if self._stopping else None))
         for connection in list(self._connections):
             self._drop(connection)
@@ -358,6 +366,9 @@ class Server:
     def _is_orphaned(self) -> bool:
         """The one connection it lived for is gone."""
         return self._only is not None and not self._connections
+
+    def _is_overdue(self) -> bool:
+        return time.monotonic() >= self._end_at_s
 
     def _is_finished(self) -> bool:
         """Nothing at work in threads, nothing unsent, and no half request half read."""
