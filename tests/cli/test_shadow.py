@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import boto3
 import click
 import pytest
+from botocore.exceptions import ClientError
 from botocore.stub import ANY, Stubber
 from click.testing import CliRunner
 
@@ -136,3 +138,34 @@ def test_options_that_need_each_other() -> None:
     for one in ("start", "status", "promote", "remove"):
         done = CliRunner().invoke(main, ["shadow", one, "--help"])
         assert done.exit_code == 0 and "Example" in done.output and "--json" in done.output
+
+
+class LateClient:
+    """Refuses schedules until one is new enough, as a server whose clock runs fast."""
+
+    def __init__(self, refusals: int) -> None:
+        self.refusals = refusals
+        self.schedules: list[dict[str, datetime]] = []
+
+    def create_inference_experiment(self, **request: Any) -> dict[str, str]:
+        self.schedules.append(request["Schedule"])
+        if len(self.schedules) <= self.refusals:
+            message = "Schedule.StartTime must not be in the past."
+            raise ClientError({"Error": {"Code": "ValidationException", "Message": message}}, "Create")
+        return {"InferenceExperimentArn": request["Name"]}
+
+
+def test_now_is_read_again_when_it_was_past_on_arrival() -> None:
+    client, now_s = LateClient(2), itertools.count(NOW_S)
+    made = shadow._create(client, {"Name": "t"}, lambda: shadow.plan_schedule(next(now_s), None, "30d"))
+    assert made == {"InferenceExperimentArn": "t"}
+    starts = [one["StartTime"] for one in client.schedules]
+    assert len(set(starts)) == 3 and starts == sorted(starts)
+    assert {one["EndTime"] - one["StartTime"] for one in client.schedules} == {timedelta(days=30)}
+
+
+def test_a_start_that_was_given_and_is_past_is_refused() -> None:
+    client, now_s = LateClient(2), itertools.count(NOW_S)
+    with pytest.raises(ClientError):
+        shadow._create(client, {"Name": "t"}, lambda: shadow.plan_schedule(next(now_s), "2020-01-01", "7d"))
+    assert len(client.schedules) == 1
