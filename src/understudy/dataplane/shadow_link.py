@@ -122,7 +122,7 @@ class Breaker:
         self._deaths = 1 if forgiven else self._deaths + 1
         self._trusted_ns = now_ns
         if self._deaths > 1:
-            self._proof_ns = PROOFS_NS[min(self._deaths, len(PROOFS_NS) + 1) - 2]
+            self._proof_ns = PROOFS_NS[min(self._deaths - 2, len(PROOFS_NS) - 1)]
             self._open(now_ns, f"it has died {self._deaths} times in short order")
 
     def full(self, now_ns: int) -> None:

@@ -111,10 +111,15 @@ def failure_answer(error: BaseException) -> Answer:
     """
     if isinstance(error, Refusal):
         return error.as_answer()
+    log_failure(error)
+    return Answer(500, TEXT_HEAD, describe(error).encode("utf-8", "replace"))
+
+
+def log_failure(error: BaseException) -> None:
+    """Put the traceback of a call that failed in the log, and look whether there is memory for the next."""
     log_traceback(error)
     if isinstance(error, MemoryError):
         note_memory_error()
-    return Answer(500, TEXT_HEAD, describe(error).encode("utf-8", "replace"))
 
 
 def describe(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from . import wire
-from .calls import Answer, Call, Handler, answer_each, describe, failure_answer
+from .calls import Answer, Call, Handler, answer_each, describe, failure_answer, log_failure
 from .tracebacks import log_traceback
 
 
@@ -146,7 +146,7 @@ class Executor:
                 flags = 0
                 job.outlet.wait_for_room(request_id)
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - user code may raise anything
-            log_traceback(error)
+            log_failure(error)
             flags |= wire.CHUNK_FAILED
             data = describe(error).encode("utf-8", "replace")
         finally:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import math
 import os
 import signal
 import socket
@@ -90,19 +91,15 @@ def _run(spec: Spec, program: Path) -> int:
         warm_up()
     deaths: list[tuple[str, str]] = []
 
-    def used_up(detail: str) -> None:
-        deaths.append(("out of memory", detail))
-        server.stop(FULL_STOP_S)  # what comes meanwhile fails, too
+    def end(reason: str, detail: str, within_s: float = math.inf) -> None:
+        deaths.append((reason, detail))
+        server.stop(within_s)
 
-    watch_memory(used_up)
+    # What comes while it ends fails, too: that is not waited for.
+    watch_memory(lambda detail: end("out of memory", detail, FULL_STOP_S))
     watch = getattr(handler, "watch", None)
     if watch is not None:
-
-        def died(detail: str) -> None:
-            deaths.append(("the model's process died", detail))
-            server.stop()
-
-        watch(died)
+        watch(lambda detail: end("the model's process died", detail))
     write_status(
         spec.status_path,
         "ready",
