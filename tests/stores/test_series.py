@@ -196,7 +196,7 @@ def test_copied_periods_hold_what_comes_early_and_late(
         series.roll_up(now_s)
         series.record([datum(now_s - age_s, value) for age_s, value in batch])
         samples += [(now_s - age_s, value) for age_s, value in batch]
-        for period_s in (60, 300, 600, 3600, 7200):
+        for period_s in (60, 300, 600, 900, 1800, 3600, 7200):
             wanted: dict[int, list[float]] = {}
             for at_s, value in samples:
                 wanted.setdefault(at_s // period_s * period_s, []).append(value)
@@ -212,8 +212,9 @@ def test_a_day_of_coarse_periods_is_not_read_from_minutes(tmp_path: Path) -> Non
     connection = series._writer
     tail = "SELECT count(*) FROM points_{} WHERE at_s >= (SELECT until_s FROM rolled WHERE resolution_s = {})"
     assert connection.execute(tail.format(60, 300)).fetchone()[0] <= 6
-    assert connection.execute(tail.format(300, 3600)).fetchone()[0] <= 13
-    assert sum(counts(series, 300).values()) == sum(counts(series, 3600).values()) == DAY_S / 60
+    assert connection.execute(tail.format(300, 900)).fetchone()[0] <= 4
+    assert connection.execute(tail.format(900, 3600)).fetchone()[0] <= 5
+    assert all(sum(counts(series, period_s).values()) == DAY_S / 60 for period_s in (300, 900, 3600))
     series.close()
 
 
@@ -223,6 +224,7 @@ def test_a_file_of_the_first_schema_is_read_and_copied(tmp_path: Path) -> None:
     SqliteSeries(path).close()
     connection = sqlite_module().connect(str(path), isolation_level=None)
     connection.execute("DROP TABLE rolled")
+    connection.execute("DROP TABLE points_900")
     connection.execute("UPDATE schema_version SET version = 1")
     connection.execute(
         "INSERT INTO series (namespace, metric_name, dimensions, newest_s) VALUES (?, ?, ?, ?)",
@@ -240,6 +242,30 @@ def test_a_file_of_the_first_schema_is_read_and_copied(tmp_path: Path) -> None:
         told = {period_s: sum(counts(series, period_s).values()) for period_s in (60, 300, 3600)}
         assert told == {60: 4.0, 300: 6.0, 3600: 8.0}
         series.roll_up(NOW_S)
+    series.close()
+
+
+def test_a_file_without_quarters_of_an_hour_gets_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Schema 2 copied 300 s straight into hours."""
+    path = tmp_path / "series.db"
+    samples = [datum(NOW_S - age_s, 1.0) for age_s in range(0, 3 * DAY_S, 600)]
+    with monkeypatch.context() as patch:
+        patch.setattr("understudy.stores.series.MIGRATIONS", MIGRATIONS[:2])
+        patch.setattr("understudy.stores.series.COPIED", ((60, 300), (300, 3600)))
+        patch.setattr("understudy.stores.series.RETENTION", tuple(one for one in RETENTION if one[0] != 900))
+        series = SqliteSeries(path)
+        series.record(samples)
+        series.roll_up(NOW_S)
+        series.close()
+    series = SqliteSeries(path)
+    for step in range(3):
+        # Late ones come before the new table is filled, too.
+        series.record([datum(NOW_S - DAY_S, 1.0)])
+        for period_s in (60, 300, 900, 3600, 10_800):
+            assert sum(counts(series, period_s).values()) == len(samples) + step + 1
+        series.roll_up(NOW_S + step * 1800)
+    filled = series._writer.execute("SELECT sum(count) FROM points_900").fetchone()[0]
+    assert len(samples) - 3 <= filled <= len(samples) + 3
     series.close()
 
 
@@ -348,4 +374,6 @@ def test_ranks_read_off_a_packed_sketch_are_those_of_its_buckets(
 
 
 def test_retention_is_cloudwatchs() -> None:
-    assert RETENTION == ((1, 10_800), (60, 1_296_000), (300, 5_443_200), (3600, 39_312_000))
+    ours = tuple(one for one in RETENTION if one[0] != 900)  # kept as long as what it is made of
+    assert ours == ((1, 10_800), (60, 1_296_000), (300, 5_443_200), (3600, 39_312_000))
+    assert dict(RETENTION)[900] == dict(RETENTION)[300]

@@ -13,6 +13,7 @@ import { snippet } from "./snippets.js";
 const QUERIES = 400; // of 500 that one GetMetricData may have
 const AHEAD = 2; // calls under way at once: the server reads one chart while another is drawn
 const AT_ONCE = 4; // charts asked for before anybody knows which are looked at
+const POINTS = 4000; // of one chart: more lines have coarser periods
 const AGAIN = 3; // periods that a refresh reads again: late numbers still come in
 
 document.head.append(h("link", { rel: "stylesheet", href: new URL("../vendor/uplot-1.6.32.min.css", import.meta.url).pathname }));
@@ -46,12 +47,12 @@ export function fixedWindow(start_s, end_s) {
   return { follow: false, start_s, end_s, length, period: fitting(length, length <= 600 && server.now() - start_s < 10000 ? 5 : 60) };
 }
 
-/** A period that CloudWatch has, with at most 300 points in the window. */
-function fitting(length, least) {
+/** A period that CloudWatch has, with at most so many points in the window. */
+function fitting(length, least, points = 300) {
   // Routers report once a real second: finer periods than two of those would have gaps.
   let period = least;
   const finest = server.session.time_scale > 1 ? 2 * server.session.time_scale : 1;
-  for (const next of [5, 10, 30, 60, 300, 900, 3600, 10800, 21600, 86400]) if ((length / period > 300 || period < finest) && next > period) period = next;
+  for (const next of [5, 10, 30, 60, 300, 900, 3600, 10800, 21600, 86400]) if ((length / period > points || period < finest) && next > period) period = next;
   return period;
 }
 
@@ -87,7 +88,9 @@ function query(endpoint, line, id, period) {
  * dimensions, constant}], and what figure takes}].  zero: no sample means 0.  per: divide by this (a rate: the
  * period).  constant: a line that is not read, such as a threshold.
  */
-export function board(endpoint, charts, window) {
+export function board(endpoint, charts, span) {
+  const most = Math.max(1, ...charts.map((one) => one.lines.length));
+  const window = { ...span, period: fitting(span.length, span.period, Math.min(300, POINTS / most)) };
   const figures = charts.map((one) => figure(one));
   const lines = charts.flatMap((one) => one.lines);
   const said = h("div");
