@@ -1,16 +1,15 @@
 """The console's own files: read once, named by what is in them, sent compressed.
 
 Every file is below ``/console/static/VERSION/``, where VERSION is a hash of all of them: browsers may keep
-them for ever, and modules import each other by relative paths.  The page itself is asked for anew each time;
-it names all modules that its address will import and what they ask first, so that all of it comes at once,
-not one after the other, and brings the viewer's session along.  Main type: :class:`ConsoleFiles`.
+them for ever.  The page itself is asked for anew each time; it names the one script (``console.joining``), what
+else its address will import and what is asked first, so that all of it comes at once, not one after the
+other, and brings the viewer's session along.  Main type: :class:`ConsoleFiles`.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from understudy.console.joining import joined
 
 FOLDER = Path(__file__).with_name("static")
 PAGE = "index.html"
@@ -29,9 +30,8 @@ TYPES = {
     ".svg": "image/svg+xml",
     ".txt": "text/plain; charset=utf-8",
 }
-# What main.js shows at which address, and what a module imports before it runs.
+# What main.js shows at which address.
 _SHOWN = re.compile(r"""^ +"?([\w-]*)"?: \(\) => import\("\./([\w/-]+\.js)"\)""", re.MULTILINE)
-_IMPORTED = re.compile(r"""^import [^"]*"(\.[^"]+)";""", re.MULTILINE)
 _ASKING = b'get("status")'
 _ASKED = b'<link rel="preload" href="/console/api/status" as="fetch" crossorigin>'
 FOR_EVER = "public, max-age=31536000, immutable"
@@ -63,30 +63,23 @@ class ConsoleFiles:
             together.update(f"{name}\0{len(body)}\0".encode())
             together.update(body)
         self.version = together.hexdigest()[:16]
-        page = bodies.pop(PAGE).replace(b"{static}", f"/console/static/{self.version}".encode())
+        static = f"/console/static/{self.version}"
+        page = bodies.pop(PAGE).replace(b"{static}", static.encode())
         shown = {name: f"js/{module}" for name, module in _SHOWN.findall(bodies[MAIN].decode())}
+        modules = {name: bodies.pop(name) for name in list(bodies) if name.startswith("js/")}
+        script = joined(modules, MAIN)
         self._pages = {
-            name: page.replace(b"{modules}", self._links(bodies, module)) for name, module in shown.items()
-        }
-        self._asking = {name for name, module in shown.items() if _ASKING in bodies[module]}
-        self._files = {name: _file(name, body) for name, body in bodies.items()}
-
-    def _links(self, bodies: Mapping[str, bytes], shown: str) -> bytes:
-        """Name the modules that a page needs, as links that make the browser fetch them."""
-        found, left = {MAIN}, [MAIN, shown]
-        while left:
-            name = left.pop()
-            found.add(name)
-            imported = (
-                posixpath.normpath(posixpath.join(posixpath.dirname(name), one))
-                for one in _IMPORTED.findall(bodies[name].decode())
+            name: page.replace(
+                b"{modules}",
+                "\n".join(
+                    f'<link rel="modulepreload" href="{static}/{file}">' for file in script.loads[module]
+                ).encode(),
             )
-            left += [one for one in imported if one not in found]
-        links = (
-            f'<link rel="modulepreload" href="/console/static/{self.version}/{name}">'
-            for name in sorted(found - {MAIN})
-        )
-        return "\n".join(links).encode()
+            for name, module in shown.items()
+        }
+        self._asking = {name for name, module in shown.items() if _ASKING in modules[module]}
+        self._files = {name: _file(name, body) for name, body in bodies.items()}
+        self._files[MAIN] = _file(MAIN, script.script)
 
     def page_at(self, path: str, session: Mapping[str, Any]) -> bytes:
         """Return the page for an address, ``/endpoints/churn``.
