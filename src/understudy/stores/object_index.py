@@ -4,8 +4,7 @@ Owns buckets, objects' facts, and the list of data files ("blobs") that make up 
 belong to several objects, so a copy or a joined multipart upload costs no bytes.  The commit here is the
 moment at which an object exists: what a method returned from is on disk.  Refuses to touch data files.
 Main class: :class:`ObjectIndex`.
-Source: sqlite.org/wal.html and its ``synchronous`` pragma; keys are BLOBs since those compare by memcmp,
-which is S3's order.
+Source: keys are BLOBs since those compare by memcmp, which is S3's order (sqlite.org/datatype3.html).
 """
 
 from __future__ import annotations
@@ -28,11 +27,8 @@ from understudy.core.object_errors import (
     refuse_unless,
 )
 from understudy.core.ports import Joined, ObjectInfo
-
-try:  # newer than most systems' own SQLite
-    import pysqlite3 as sqlite
-except ImportError:
-    import sqlite3 as sqlite
+from understudy.stores.databases import sqlite_module
+from understudy.stores.sqlite_files import connect
 
 SCHEMA_VERSION = 1
 SCHEMA = """
@@ -76,10 +72,7 @@ class ObjectIndex:
     def __init__(self, path: Path) -> None:
         self._write_lock = threading.Lock()
         self.read_lock = threading.RLock()
-        self._writer = sqlite.connect(str(path), check_same_thread=False, isolation_level=None, timeout=5.0)
-        self._writer.execute("PRAGMA journal_mode = WAL")
-        # NORMAL loses acknowledged commits in a power cut.
-        self._writer.execute("PRAGMA synchronous = FULL")
+        self._writer = connect(path)
         self._writer.execute("PRAGMA foreign_keys = ON")
         (version,) = self._writer.execute("PRAGMA user_version").fetchone()
         self.is_new = version == 0
@@ -90,7 +83,7 @@ class ObjectIndex:
                 f"{path} was written by another version of Understudy (schema {version}, this one reads "
                 f"{SCHEMA_VERSION}). Use that version or another data directory."
             )
-        self._reader = sqlite.connect(str(path), check_same_thread=False, isolation_level=None, timeout=5.0)
+        self._reader = connect(path)
         self._reader.execute("PRAGMA query_only = ON")
 
     def close(self) -> None:
@@ -229,7 +222,7 @@ class ObjectIndex:
                 raise
             try:
                 self._writer.execute("COMMIT")
-            except sqlite.Error as error:
+            except sqlite_module().Error as error:
                 self._roll_back()
                 if _has_code(error, SQLITE_FULL):
                     raise
@@ -252,7 +245,7 @@ def _has_code(error: Exception, primary_code: int) -> bool:
 def _sqlite_errors_told() -> Iterator[None]:
     try:
         yield
-    except sqlite.OperationalError as error:
+    except sqlite_module().OperationalError as error:
         if _has_code(error, SQLITE_FULL):
             raise insufficient_storage() from error
         if _has_code(error, SQLITE_BUSY):
