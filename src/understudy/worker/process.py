@@ -3,7 +3,7 @@
 Owns what the operating system sees. Refuses models and requests.
 
 Main functions: ``set_title``, ``write_status``, ``watch_lifeline``, ``go_on_when_the_parent_ends``,
-``keep_freed_memory``, ``set_aside_what_lives_long``.
+``keep_freed_memory``, ``give_back_what_is_free``, ``set_aside_what_lives_long``.
 """
 
 from __future__ import annotations
@@ -59,6 +59,18 @@ def keep_freed_memory(most_bytes: int) -> None:
         return  # not glibc: its own ways
     mallopt(_M_MMAP_THRESHOLD, min(most_bytes, _LARGEST_KEPT_BYTES))
     mallopt(_M_TRIM_THRESHOLD, most_bytes)
+
+
+def give_back_what_is_free() -> None:
+    """Collect all garbage, and have the C library give whole free pages back to the system.
+
+    For once in a while: where little is left for the counts of objects to start a collection, only this one
+    empties the lists of spare tuples, and what a short peak touched would stay for good.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # glibc's
+        trim(0)
 
 
 def set_aside_what_lives_long(*thresholds: int) -> None:
