@@ -304,7 +304,9 @@ def test_files_are_kept_for_ever_under_their_hash(scene: Any) -> None:
         assert client.get(path).status == 404
 
 
-@pytest.mark.parametrize("path", ["", "/nothing", "/endpoints/a", "/ab/a", "/shadow-tests/", "/alarms", "/models"])
+@pytest.mark.parametrize(
+    "path", ["", "/nothing", "/endpoints/a", "/ab/a", "/shadow-tests/", "/alarms", "/models"]
+)
 def test_a_page_names_what_its_address_needs(scene: Any, path: str) -> None:
     client = scene.client()
     page = client.get(path).body.decode()

@@ -1,4 +1,4 @@
-"""Modules as one script: what is understood, what is refused, and that each runs once, when it is imported."""
+"""Modules as one script: what is understood, what is refused, and that each runs when it is imported."""
 
 from __future__ import annotations
 

@@ -245,7 +245,9 @@ def test_a_file_of_the_first_schema_is_read_and_copied(tmp_path: Path) -> None:
     series.close()
 
 
-def test_a_file_without_quarters_of_an_hour_gets_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_quarters_of_an_hour_gets_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Schema 2 copied 300 s straight into hours."""
     path = tmp_path / "series.db"
     samples = [datum(NOW_S - age_s, 1.0) for age_s in range(0, 3 * DAY_S, 600)]

@@ -1,9 +1,9 @@
 """The console's own files: read once, named by what is in them, sent compressed.
 
 Every file is below ``/console/static/VERSION/``, where VERSION is a hash of all of them: browsers may keep
-them for ever.  The page itself is asked for anew each time; it names the one script (``console.joining``), what
-else its address will import and what is asked first, so that all of it comes at once, not one after the
-other, and brings the viewer's session along.  Main type: :class:`ConsoleFiles`.
+them for ever.  The page itself is asked for anew each time; it names the one script (``console.joining``),
+what else its address will import and what is asked first, so that all of it comes at once, not one after
+the other, and brings the viewer's session along.  Main type: :class:`ConsoleFiles`.
 """
 
 from __future__ import annotations

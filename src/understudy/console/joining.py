@@ -1,9 +1,9 @@
 """The console's modules as one script: a browser takes about as long for each file as for all in one.
 
 Owns :func:`joined`, which turns each module into a function that runs when it is first imported, as modules
-do.  Not a bundler for anybody's code: it knows the few spellings of ``import`` and ``export`` that our modules
-use, and refuses the others when the server starts.  Files of others (``vendor``) stay files of their own, loaded
-with the first page that needs them.
+do.  Not a bundler for anybody's code: it knows the few spellings of ``import`` and ``export`` that our
+modules use, and refuses the others when the server starts.  Files of others (``vendor``) stay files of their
+own, loaded with the first page that needs them.
 """
 
 from __future__ import annotations

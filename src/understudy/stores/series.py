@@ -1,14 +1,15 @@
 """CloudWatch metrics in a SQLite file.
 
 Owns what was measured and how long it is kept: 1 s for 3 hours, 60 s for 15 days, 300 s for 63 days,
-3600 s for 455 days, CloudWatch's retention; 900 s beside 300 s, for charts of a day of many lines.  Refuses nothing that was recorded before: a source's
-sequence numbers are kept in the same transaction as its data.
+3600 s for 455 days, CloudWatch's retention; 900 s beside 300 s, for charts of a day of many lines.  Refuses
+nothing that was recorded before: a source's sequence numbers are kept in the same transaction as its data.
 Main class: :class:`SqliteSeries`; ``roll_up`` is called once in a while by the control loop.
 
 A sample is written twice, into its second and its minute, so that a day's minutes are read without
-touching seconds.  ``roll_up`` copies what is over of the minutes into periods of 300 s, those into 900 s and those
-into hours; table ``rolled`` says until when.  A sample that comes late is written into those, too, so a coarse period is
-always the rows before its mark and finer rows from there on: a day at 300 s reads 288 rows, not 1,440.
+touching seconds.  ``roll_up`` copies what is over of the minutes into periods of 300 s, those into 900 s and
+those into hours; table ``rolled`` says until when.  A sample that comes late is written into those, too, so a
+coarse period is always the rows before its mark and finer rows from there on: a day at 300 s reads 288 rows,
+not 1,440.
 Every copy adds: counts and sums stay exact, sketches merge losslessly.
 A period is answered from the resolutions that divide it, so what has become coarser than the period
 is no longer found by it, as on CloudWatch.
