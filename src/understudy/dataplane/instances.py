@@ -1,10 +1,10 @@
 """One connection to one instance's worker: frames, natural micro-batching, pings, reconnecting.
 
 Owns :class:`InstanceLink`.  Refuses meaning: what an answer is for a caller is :class:`Desk`'s business.
-Nothing ever waits to fill a batch: a request leaves at the end of the loop's turn it came in; only while
-the worker has ``FRAMES_AHEAD`` frames before it do further ones gather, for ``LONGEST_HOLD_S`` at most,
-and then leave in one frame.  How many may wait follows from the worker's pace: not more than it answers in
-``LONGEST_WAIT_NS``.
+Nothing waits for a timer to fill a batch: a request that is alone leaves at the end of the loop's turn it
+came in, one of several after a turn that brought no further one.  Only while the worker has ``FRAMES_AHEAD``
+frames before it do further ones gather, for ``LONGEST_HOLD_S`` at most, and then leave in one frame.  How
+many may wait follows from the worker's pace: not more than it answers in ``LONGEST_WAIT_NS``.
 
 Source: the layout is ``understudy.worker.wire``.
 """
@@ -22,6 +22,8 @@ from understudy.worker import wire
 
 FRAMES_AHEAD = 2  # one being worked on, one waiting: the worker never idles for the wire's sake
 LONGEST_HOLD_S = 0.002  # a worker that takes many requests at once is kept supplied
+GATHERED_CALLS = 16  # with more calls than that under way frames are large by themselves
+LONGEST_TURN_NS = 300_000
 FIRST_TRY_S = 1.0
 RECONNECT_FIRST_S = 0.02
 RECONNECT_LONGEST_S = 1.0
@@ -87,6 +89,7 @@ class InstanceLink(asyncio.Protocol):
         "_credits",
         "_delay_s",
         "_flushing",
+        "_gathered",
         "_has_large",
         "_hold",
         "_last_heard_s",
@@ -100,6 +103,8 @@ class InstanceLink(asyncio.Protocol):
         "_splitter",
         "_task",
         "_transport",
+        "_turn_began_ns",
+        "_turn_ns",
         "_waiting",
         "address",
         "desk",
@@ -132,6 +137,9 @@ class InstanceLink(asyncio.Protocol):
         self._waiting: list[tuple[int, bytes, bytes]] = []
         self._credits = FRAMES_AHEAD
         self._flushing = False
+        self._gathered = 0  # calls that waited before the turn under way
+        self._turn_began_ns = 0
+        self._turn_ns = 0  # of the last turn that was waited for
         self._has_large = False  # among those waiting
         self._paused = False
         self._hold: asyncio.TimerHandle | None = None
@@ -251,7 +259,7 @@ class InstanceLink(asyncio.Protocol):
         if self._credits > 0:
             if not self._flushing:
                 self._flushing = True
-                self._loop.call_soon(self._flush)
+                self._loop.call_soon(self._gather)
         elif self._hold is None:
             self._hold = self._loop.call_later(LONGEST_HOLD_S, self._hold_over)
 
@@ -260,8 +268,28 @@ class InstanceLink(asyncio.Protocol):
         if self._waiting:
             self._flush()
 
+    def _gather(self) -> None:
+        """Send what waits, once a turn of the loop brings nothing more.
+
+        Clients that were answered together ask again together, some microseconds apart, and a frame costs
+        router and worker as much as several calls.  Not where there are many calls anyway, nor where turns
+        are long: then a turn costs more than it brings.
+        """
+        count = len(self._waiting)
+        if self._gathered:
+            self._turn_ns = time.monotonic_ns() - self._turn_began_ns
+        if self._turn_ns > LONGEST_TURN_NS:
+            self._turn_ns -= self._turn_ns // 16  # to be tried again after some frames
+        elif self._gathered < count and 1 < len(self.pending) <= GATHERED_CALLS:
+            self._gathered = count
+            self._turn_began_ns = time.monotonic_ns()
+            self._loop.call_soon(self._gather)
+            return
+        self._flush()
+
     def _flush(self) -> None:
         self._flushing = False
+        self._gathered = 0
         transport = self._transport
         if transport is None or self._paused or not self._waiting:
             return
@@ -344,7 +372,7 @@ class InstanceLink(asyncio.Protocol):
             self.ready = True
         if self._waiting and not self._flushing:
             self._flushing = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._gather)
         if self.retired:
             self.end_if_retired()
 
